@@ -1,0 +1,295 @@
+//! Which identifiers a directory authorises. A peer is authorised while a file of its name
+//! exists; the names are kept in memory.
+
+use std::fmt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::id::PeerId;
+
+/// The largest peer file that is looked at, in bytes.
+const MAX_CONTENT: u64 = 4096;
+/// Unknown identifiers cause one re-read in this time, however many there are.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The authorised identifiers of one directory.
+#[derive(Debug)]
+pub struct Authorized {
+    directory: PathBuf,
+    /// Sorted: 8 bytes each, found in a few steps.
+    ids: Vec<PeerId>,
+    /// Refused already, so that each is reported once.
+    refused: Vec<PeerId>,
+    last_scan: Instant,
+}
+
+/// What a scan found that the administrator ought to hear of.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Files that don't authorise, and why.
+    pub refused: Vec<(PeerId, Refusal)>,
+    /// How many names are no identifiers.
+    pub foreign_names: usize,
+}
+
+/// Why a file of a peer's name does not authorise it.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Content is reserved for keys.
+    HasContent,
+    /// A directory, a FIFO, a device.
+    NotRegular,
+    /// More than 4 KiB.
+    TooLarge,
+    /// The system said no.
+    Unreadable(io::Error),
+}
+
+/// How a scan treats names that are in memory already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scan {
+    /// Names are added only: on an unknown identifier.
+    Add,
+    /// The list is made anew: at start and at HUP.
+    Replace,
+}
+
+impl Authorized {
+    /// For the directory of that name; nobody is authorised before [`Authorized::reload`].
+    pub fn new(directory: PathBuf, now: Instant) -> Self {
+        Self {
+            directory,
+            ids: Vec::new(),
+            refused: Vec::new(),
+            last_scan: now,
+        }
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// How many identifiers are authorised.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether nobody is authorised.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Whether this identifier is authorised, as far as memory knows.
+    pub fn contains(&self, id: PeerId) -> bool {
+        self.ids.binary_search(&id).is_ok()
+    }
+
+    /// Makes the list anew. If the directory can't be read the list stays as it is.
+    pub fn reload(&mut self, now: Instant) -> io::Result<Findings> {
+        self.refused.clear();
+        self.scan(Scan::Replace, now)
+    }
+
+    /// Looks for new names because of an unknown identifier; `None` if that was done within the
+    /// last second. Removed names stay until the next [`Authorized::reload`].
+    pub fn rescan(&mut self, now: Instant) -> Option<io::Result<Findings>> {
+        (now.saturating_duration_since(self.last_scan) >= RESCAN_INTERVAL)
+            .then(|| self.scan(Scan::Add, now))
+    }
+
+    fn scan(&mut self, scan: Scan, now: Instant) -> io::Result<Findings> {
+        self.last_scan = now;
+        let mut findings = Findings::default();
+        let mut ids = match scan {
+            Scan::Add => self.ids.clone(),
+            Scan::Replace => Vec::new(),
+        };
+        let known = ids.len();
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let Some(id) = name.to_str().and_then(|n| n.parse::<PeerId>().ok()) else {
+                // Once is enough: an unknown identifier may come every second.
+                let report = scan == Scan::Replace && !name.as_encoded_bytes().starts_with(b".");
+                findings.foreign_names += usize::from(report);
+                continue;
+            };
+            // The known part stays sorted while new names are appended behind it.
+            if ids[..known].binary_search(&id).is_ok() {
+                continue;
+            }
+            match check(&self.directory.join(&name)) {
+                Ok(()) => ids.push(id),
+                Err(_) if self.refused.contains(&id) => {}
+                Err(refusal) => {
+                    self.refused.push(id);
+                    findings.refused.push((id, refusal));
+                }
+            }
+        }
+        ids.sort_unstable();
+        ids.shrink_to_fit();
+        self.ids = ids;
+        Ok(findings)
+    }
+}
+
+/// Whether the file authorises: regular, and empty but for white space.
+///
+/// The type is looked at before opening, since opening a device may do something; and again on
+/// the descriptor, since it may have changed in between.
+fn check(path: &Path) -> Result<(), Refusal> {
+    if !fs::metadata(path).map_err(Refusal::Unreadable)?.is_file() {
+        return Err(Refusal::NotRegular);
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(Refusal::Unreadable)?;
+    if !file.metadata().map_err(Refusal::Unreadable)?.is_file() {
+        return Err(Refusal::NotRegular);
+    }
+    let mut content = Vec::new();
+    file.take(MAX_CONTENT + 1)
+        .read_to_end(&mut content)
+        .map_err(Refusal::Unreadable)?;
+    if content.len() as u64 > MAX_CONTENT {
+        return Err(Refusal::TooLarge);
+    }
+    match content.iter().all(u8::is_ascii_whitespace) {
+        true => Ok(()),
+        false => Err(Refusal::HasContent),
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HasContent => f.write_str("has content, which is reserved for keys"),
+            Self::NotRegular => f.write_str("is not a regular file"),
+            Self::TooLarge => write!(f, "is larger than {MAX_CONTENT} bytes"),
+            Self::Unreadable(e) => write!(f, "unable to read it: {}", crate::error::reason(e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys;
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new() -> Self {
+            let random: [u8; 8] = sys::random().expect("getrandom works");
+            let path = std::env::temp_dir().join(format!("jtunnel-{}", hex::encode(random)));
+            fs::create_dir(&path).expect("a fresh directory");
+            Self(path)
+        }
+
+        fn write(&self, name: &str, content: &[u8]) {
+            fs::write(self.0.join(name), content).expect("a writable directory");
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const A: &str = "00000000000000aa";
+    const B: &str = "00000000000000bb";
+
+    fn id(text: &str) -> PeerId {
+        text.parse().expect("an identifier")
+    }
+
+    #[test]
+    fn adding_needs_a_second_removing_a_reload() {
+        let (directory, start) = (Directory::new(), Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        directory.write(A, b"");
+        let mut authorized = Authorized::new(directory.0.clone(), start);
+        authorized.reload(at(0)).expect("a readable directory");
+        assert!(authorized.contains(id(A)) && !authorized.contains(id(B)));
+
+        directory.write(B, b" \n\t");
+        assert!(authorized.rescan(at(999)).is_none());
+        assert!(!authorized.contains(id(B)));
+        fs::remove_file(directory.0.join(A)).expect("it is there");
+        authorized
+            .rescan(at(1000))
+            .expect("a second has passed")
+            .expect("readable");
+        assert!(authorized.contains(id(B)) && authorized.contains(id(A)));
+        assert!(authorized.rescan(at(1999)).is_none());
+
+        authorized.reload(at(1999)).expect("a readable directory");
+        assert!(authorized.contains(id(B)) && !authorized.contains(id(A)));
+    }
+
+    #[test]
+    fn what_does_not_authorise() {
+        let (directory, now) = (Directory::new(), Instant::now());
+        let names: Vec<String> = (0..6).map(|n| format!("000000000000000{n}")).collect();
+        directory.write(&names[0], b"a key");
+        directory.write(&names[1], &[b' '; 4097]);
+        fs::create_dir(directory.0.join(&names[2])).expect("a directory in it");
+        let mode = nix::sys::stat::Mode::S_IRUSR;
+        nix::unistd::mkfifo(&directory.0.join(&names[3]), mode).expect("a FIFO in it");
+        std::os::unix::fs::symlink("/dev/zero", directory.0.join(&names[4])).expect("a link");
+        let huge = fs::File::create(directory.0.join(&names[5])).expect("a file");
+        huge.set_len(1 << 30).expect("a hole of a gigabyte");
+        directory.write("0123456789ABCDEF", b"");
+        directory.write("short", b"");
+        directory.write(".keep", b"");
+
+        let mut authorized = Authorized::new(directory.0.clone(), now);
+        let findings = authorized.reload(now).expect("a readable directory");
+        assert!(authorized.is_empty());
+        assert_eq!(findings.foreign_names, 2);
+        let mut reasons: Vec<String> = findings
+            .refused
+            .iter()
+            .map(|(id, r)| format!("{id:?}{} {r}", id.hex()))
+            .collect();
+        reasons.sort();
+        let reasons: Vec<&str> = reasons.iter().map(|r| &r[24..]).collect();
+        let too_large = "is larger than 4096 bytes";
+        let not_regular = "is not a regular file";
+        assert_eq!(
+            reasons,
+            [
+                "has content, which is reserved for keys",
+                too_large,
+                not_regular,
+                not_regular,
+                not_regular,
+                too_large
+            ]
+        );
+        let later = now + RESCAN_INTERVAL;
+        let again = authorized
+            .rescan(later)
+            .expect("a second has passed")
+            .expect("readable");
+        assert!(again.refused.is_empty(), "each is reported once");
+    }
+
+    #[test]
+    fn a_directory_that_vanishes_changes_nothing() {
+        let (directory, now) = (Directory::new(), Instant::now());
+        directory.write(A, b"");
+        let mut authorized = Authorized::new(directory.0.clone(), now);
+        authorized.reload(now).expect("a readable directory");
+        drop(directory);
+        assert!(authorized.reload(now).is_err());
+        assert!(authorized.contains(id(A)));
+    }
+}

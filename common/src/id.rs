@@ -1,0 +1,103 @@
+//! The 8-byte identifier of a peer and its hex form.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An identifier: 8 random bytes, written as 16 lower-case hex digits.
+///
+/// It works like a password, so `Display` and `Debug` show the first 4 digits only.
+/// The full form has a name of its own, [`PeerId::hex`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PeerId([u8; Self::LEN]);
+
+/// The text is not 16 lower-case hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAnId;
+
+impl PeerId {
+    /// Length on the wire, in bytes.
+    pub const LEN: usize = 8;
+
+    /// An identifier of these bytes, in wire order.
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes in wire order.
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// All 16 digits: for file names and `TUN_CLIENT_ID`, never for a log.
+    pub fn hex(&self) -> String {
+        hex::encode(self.0)
+    }
+}
+
+impl FromStr for PeerId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        // The hex crate takes upper case too. One spelling only, since it is a file name as well.
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(NotAnId);
+        }
+        let mut bytes = [0; Self::LEN];
+        hex::decode_to_slice(text, &mut bytes).map_err(|_| NotAnId)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}{:02x}...", self.0[0], self.0[1])
+    }
+}
+
+impl fmt::Debug for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for NotAnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not an identifier of 16 lower-case hex digits")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip() {
+        let id: PeerId = "0123456789abcdef".parse().expect("a good identifier");
+        assert_eq!(
+            id.as_bytes(),
+            &[0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]
+        );
+        assert_eq!(id.hex(), "0123456789abcdef");
+    }
+
+    #[test]
+    fn one_spelling_only() {
+        for text in [
+            "",
+            "0123456789abcde",
+            "0123456789abcdef0",
+            "0123456789ABCDEF",
+            "0123456789abcdeg",
+            " 123456789abcdef",
+            "0123456789abcdé",
+        ] {
+            assert_eq!(text.parse::<PeerId>(), Err(NotAnId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn shows_four_digits_only() {
+        let id = PeerId::from_bytes([0x1a, 0x2b, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(format!("{id} {id:?}"), "1a2b... 1a2b...");
+    }
+}

@@ -1,0 +1,466 @@
+//! The UDP socket: set-up, connectionless I/O, errno policy.
+
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, getsockname, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+
+use crate::address::{RAW_LEN, RawAddress, decode};
+use crate::control::{Control, messages};
+use crate::error::{Context, Result};
+use crate::sys;
+
+/// Socket buffers, in bytes: a thousand full packets. The default of 208 KiB loses bursts.
+const BUFFER_LEN: usize = 1 << 20;
+
+/// How the socket is to be set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Bind {
+    /// A literal address, or `None` for every address of both families.
+    pub address: Option<SocketAddr>,
+    /// The port; 0 is any free one.
+    pub port: u16,
+    /// `SO_MARK` of the outer packets.
+    pub mark: Option<u32>,
+    /// Whether calls return rather than wait.
+    pub nonblocking: bool,
+    /// Whether each datagram says which local address it came to. A socket that is bound to one
+    /// address never does.
+    pub report_source: bool,
+}
+
+impl Bind {
+    fn is_wildcard(&self) -> bool {
+        self.address.is_none_or(|a| a.ip().is_unspecified())
+    }
+}
+
+/// An unconnected UDP socket. It stays unconnected and, but for `-b`, unbound to an address: a
+/// connected one keeps a source address for ever that is gone.
+#[derive(Debug)]
+pub struct Socket {
+    fd: OwnedFd,
+    ipv6: bool,
+}
+
+/// The local address that a datagram came to, so that the answer leaves from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    address: IpAddr,
+    /// 0 but for link-local addresses: an index would override the routing table.
+    interface: u32,
+}
+
+/// One received datagram.
+#[derive(Debug)]
+pub struct Datagram {
+    /// Length of the data, in bytes.
+    pub len: usize,
+    /// The sender.
+    pub from: SocketAddr,
+    /// The local address it came to, unless the socket is bound to one.
+    pub source: Option<Source>,
+    /// Whether it was longer than the buffer.
+    pub truncated: bool,
+}
+
+/// Where to send: an address in the form that the kernel takes, and the local address to send
+/// from, if there is a choice.
+#[derive(Clone, Copy)]
+pub struct Target {
+    raw: RawAddress,
+    source: Option<Source>,
+}
+
+impl Socket {
+    /// Opens and binds a socket.
+    ///
+    /// No `SO_REUSEADDR`: two daemons would share a UDP port without a word.
+    pub fn bind(options: &Bind) -> Result<Self> {
+        let (fd, ipv6) = open(options).context(|| "open a UDP socket".into())?;
+        let socket = Self { fd, ipv6 };
+        socket.configure(options)?;
+        let any = match ipv6 {
+            true => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            false => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        };
+        let mut address = options.address.unwrap_or(SocketAddr::new(any, 0));
+        address.set_port(options.port);
+        sys::bind(socket.fd.as_fd(), RawAddress::new(address, ipv6).as_bytes())
+            .context(|| format!("bind UDP address {address}"))?;
+        Ok(socket)
+    }
+
+    fn configure(&self, options: &Bind) -> Result<()> {
+        let fd = self.fd.as_fd();
+        let set = |level, name, value| sys::set_option(fd, level, name, value);
+        if self.ipv6 {
+            set(
+                libc::IPPROTO_IPV6,
+                libc::IPV6_V6ONLY,
+                (!options.is_wildcard()).into(),
+            )
+            .context(|| "set IPV6_V6ONLY on the UDP socket".into())?;
+            // No kernel without IPv6 fragmentation; an old one may lack the option.
+            let _ = set(
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_DONT,
+            );
+        }
+        // DF clear: a router that eats ICMP then fragments rather than hangs big packets. It
+        // counts for the v4-mapped peers of an IPv6 socket too.
+        set(
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_DONT,
+        )
+        .context(|| "set IP_MTU_DISCOVER on the UDP socket".into())?;
+        if options.address.is_some() {
+            // The address need not be there yet. It counts for IPv6 too.
+            set(libc::IPPROTO_IP, libc::IP_FREEBIND, 1)
+                .context(|| "set IP_FREEBIND on the UDP socket".into())?;
+        }
+        if options.report_source && options.is_wildcard() {
+            self.report_destination()?;
+        }
+        if let Some(mark) = options.mark {
+            setsockopt(&self.fd, sockopt::Mark, &mark)
+                .context(|| format!("set mark {mark:#x} on the UDP socket"))?;
+        }
+        // FORCE passes the limits in net.core and needs CAP_NET_ADMIN; without it what is allowed.
+        let _ = setsockopt(&self.fd, sockopt::RcvBufForce, &BUFFER_LEN)
+            .or_else(|_| setsockopt(&self.fd, sockopt::RcvBuf, &BUFFER_LEN));
+        let _ = setsockopt(&self.fd, sockopt::SndBufForce, &BUFFER_LEN)
+            .or_else(|_| setsockopt(&self.fd, sockopt::SndBuf, &BUFFER_LEN));
+        Ok(())
+    }
+
+    /// Asks for the destination of each datagram. An IPv6 socket reports that of IPv4 datagrams
+    /// in the same message, in mapped form.
+    fn report_destination(&self) -> Result<()> {
+        let (level, name) = match self.ipv6 {
+            true => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+            false => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+        };
+        sys::set_option(self.fd.as_fd(), level, name, 1)
+            .context(|| "ask the UDP socket for destination addresses".into())
+    }
+
+    /// Whether the socket can send to this address: an IPv4 one can't to IPv6, and one that is
+    /// bound to an IPv6 address can't to IPv4.
+    pub fn reaches(&self, address: SocketAddr) -> bool {
+        match self.local_address() {
+            Ok(SocketAddr::V4(_)) => address.is_ipv4(),
+            Ok(SocketAddr::V6(local)) => address.is_ipv6() || local.ip().is_unspecified(),
+            Err(_) => address.is_ipv6() == self.ipv6,
+        }
+    }
+
+    /// The address and port that the socket is bound to.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        use std::os::fd::AsRawFd;
+        let storage: nix::sys::socket::SockaddrStorage = getsockname(self.fd.as_raw_fd())?;
+        if let Some(v4) = storage.as_sockaddr_in() {
+            return Ok(SocketAddr::V4((*v4).into()));
+        }
+        storage
+            .as_sockaddr_in6()
+            .map(|v6| SocketAddr::V6((*v6).into()))
+            .ok_or_else(|| Errno::EAFNOSUPPORT.into())
+    }
+
+    /// Receives one datagram.
+    pub fn receive(&self, data: &mut [u8]) -> io::Result<Datagram> {
+        let mut name = [0; RAW_LEN];
+        let mut control = Control::default();
+        let received = sys::receive_message(self.fd.as_fd(), data, &mut name, control.room())?;
+        // A name of another family can't come from a UDP socket; port 0 gets it dropped.
+        let nobody = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+        Ok(Datagram {
+            len: received.len,
+            from: decode(&name[..received.name_len]).unwrap_or(nobody),
+            source: destination(&control.room()[..received.control_len]),
+            truncated: received.truncated,
+        })
+    }
+
+    /// Where to send, made once for many datagrams.
+    pub fn target(&self, address: SocketAddr, source: Option<Source>) -> Target {
+        Target {
+            raw: RawAddress::new(address, self.ipv6),
+            source,
+        }
+    }
+
+    /// Sends the parts as one datagram, waiting for room if the socket blocks.
+    ///
+    /// If it can't leave from the address that the peer spoke to, it leaves from the one that
+    /// the kernel chooses.
+    pub fn send(&self, parts: &[IoSlice<'_>], target: &Target) -> io::Result<()> {
+        self.send_with(parts, target, MsgFlags::empty())
+    }
+
+    /// Sends without waiting: for datagrams that are not worth a wait.
+    pub fn try_send(&self, data: &[u8], target: &Target) -> io::Result<()> {
+        self.send_with(&[IoSlice::new(data)], target, MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn send_with(&self, parts: &[IoSlice<'_>], target: &Target, flags: MsgFlags) -> io::Result<()> {
+        let send = |control: &Control| {
+            let name = target.raw.as_bytes();
+            sys::send_message(
+                self.fd.as_fd(),
+                parts,
+                name,
+                control.as_bytes(),
+                flags.bits(),
+            )
+            .map(drop)
+        };
+        let mut control = Control::default();
+        let Some(source) = target.source else {
+            return send(&control);
+        };
+        self.push_source(&mut control, source);
+        match send(&control) {
+            Err(error) if !is_congestion(&error) => send(&Control::default()),
+            result => result,
+        }
+    }
+
+    /// Appends `in6_pktinfo` or `in_pktinfo` (ipv6(7), ip(7)).
+    fn push_source(&self, control: &mut Control, source: Source) {
+        let interface = source.interface.to_ne_bytes();
+        match (self.ipv6, source.address) {
+            (true, address) => {
+                let address = match address {
+                    IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                    IpAddr::V6(v6) => v6,
+                };
+                let mut info = [0; 20];
+                info[..16].copy_from_slice(&address.octets());
+                info[16..].copy_from_slice(&interface);
+                control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+            }
+            (false, IpAddr::V4(address)) => {
+                let mut info = [0; 12];
+                info[4..8].copy_from_slice(&address.octets());
+                control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+            }
+            (false, IpAddr::V6(_)) => {}
+        }
+    }
+
+    /// Lets `receive` wait for `limit` at most, 1 microsecond at least: 0 would mean for ever.
+    pub fn set_receive_timeout(&self, limit: Duration) -> io::Result<()> {
+        let seconds = limit.as_secs().try_into().unwrap_or(i32::MAX);
+        let micros = limit.subsec_micros().max((limit.as_secs() == 0).into());
+        let value = TimeVal::new(seconds.into(), micros.into());
+        Ok(setsockopt(&self.fd, sockopt::ReceiveTimeout, &value)?)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Opens a socket of the family that the bind address asks for: without one IPv6, or IPv4 where
+/// the kernel has no IPv6.
+fn open(options: &Bind) -> nix::Result<(OwnedFd, bool)> {
+    let mut flags = SockFlag::SOCK_CLOEXEC;
+    flags.set(SockFlag::SOCK_NONBLOCK, options.nonblocking);
+    let open = |family| socket(family, SockType::Datagram, flags, None);
+    if options.address.is_some_and(|a| a.is_ipv4()) {
+        return Ok((open(AddressFamily::Inet)?, false));
+    }
+    match open(AddressFamily::Inet6) {
+        Err(Errno::EAFNOSUPPORT) if options.address.is_none() => {
+            Ok((open(AddressFamily::Inet)?, false))
+        }
+        result => Ok((result?, true)),
+    }
+}
+
+/// The local address among the control messages of a datagram.
+fn destination(control: &[u8]) -> Option<Source> {
+    messages(control).find_map(|(level, kind, data)| match (level, kind) {
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+            let address = Ipv6Addr::from(*data.first_chunk::<16>()?);
+            let index = u32::from_ne_bytes(*data.get(16..)?.first_chunk::<4>()?);
+            let link_local = address.is_unicast_link_local();
+            Some(Source {
+                address: address.to_canonical(),
+                interface: if link_local { index } else { 0 },
+            })
+        }
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+            // ipi_ifindex, ipi_spec_dst, ipi_addr: the last is the destination in the header.
+            let address = IpAddr::from(*data.get(8..)?.first_chunk::<4>()?);
+            Some(Source {
+                address,
+                interface: 0,
+            })
+        }
+        _ => None,
+    })
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error
+        .raw_os_error()
+        .map_or(Errno::UnknownErrno, Errno::from_raw)
+}
+
+/// Whether a nonblocking call found nothing to do, or a signal or time-out ended a wait.
+pub fn is_nothing(error: &io::Error) -> bool {
+    matches!(errno(error), Errno::EAGAIN | Errno::EINTR)
+}
+
+/// Whether a send failed for want of room: another way out would not help.
+pub fn is_congestion(error: &io::Error) -> bool {
+    matches!(
+        errno(error),
+        Errno::EAGAIN | Errno::ENOBUFS | Errno::EMSGSIZE | Errno::EINTR
+    )
+}
+
+/// Whether a failed send is what networks do: that packet is lost, the next one may pass.
+pub fn is_transient(error: &io::Error) -> bool {
+    is_congestion(error)
+        || matches!(
+            errno(error),
+            Errno::EPERM
+                | Errno::ENETUNREACH
+                | Errno::EHOSTUNREACH
+                | Errno::ENETDOWN
+                | Errno::EADDRNOTAVAIL
+                | Errno::ECONNREFUSED
+                | Errno::EINVAL
+                | Errno::ENODEV
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(address: Option<&str>) -> Socket {
+        Socket::bind(&Bind {
+            address: address.map(|a| SocketAddr::new(a.parse().expect("an address"), 0)),
+            port: 0,
+            mark: None,
+            nonblocking: false,
+            report_source: true,
+        })
+        .expect("a free port on loopback")
+    }
+
+    fn port(socket: &Socket) -> u16 {
+        socket.local_address().expect("a bound socket").port()
+    }
+
+    #[test]
+    fn both_families_on_one_socket_answer_from_where_they_were_asked() {
+        let server = bind(None);
+        for (client, to) in [("127.0.0.1", "127.0.0.9"), ("::1", "::1")] {
+            let client = bind(Some(client));
+            let to = SocketAddr::new(to.parse().expect("an address"), port(&server));
+            client
+                .send(
+                    &[IoSlice::new(b"in"), IoSlice::new(b"out")],
+                    &client.target(to, None),
+                )
+                .expect("loopback takes it");
+            let mut data = [0; 16];
+            let question = server.receive(&mut data).expect("a datagram");
+            assert_eq!(&data[..question.len], b"inout");
+            assert_eq!(question.from.port(), port(&client));
+            assert_eq!(question.source.map(|s| s.address), Some(to.ip()));
+
+            let target = server.target(question.from, question.source);
+            server
+                .try_send(b"answer", &target)
+                .expect("loopback takes it");
+            let answer = client.receive(&mut data).expect("an answer");
+            assert_eq!((answer.from, answer.len), (to, 6));
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_not_ours_is_passed_over() {
+        let (server, client) = (bind(None), bind(Some("127.0.0.1")));
+        let source = Source {
+            address: "192.0.2.77".parse().expect("an address"),
+            interface: 0,
+        };
+        let to = client.local_address().expect("a bound socket");
+        server
+            .send(&[IoSlice::new(b"x")], &server.target(to, Some(source)))
+            .expect("it leaves from another address");
+        let mut data = [0; 16];
+        assert_eq!(client.receive(&mut data).expect("a datagram").len, 1);
+    }
+
+    #[test]
+    fn longer_than_the_buffer() {
+        let (server, client) = (bind(None), bind(Some("127.0.0.1")));
+        let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port(&server));
+        client
+            .try_send(&[7; 100], &client.target(to, None))
+            .expect("loopback takes it");
+        assert!(server.receive(&mut [0; 50]).expect("a datagram").truncated);
+    }
+
+    #[test]
+    fn receive_waits_no_longer_than_told() {
+        let server = bind(None);
+        server
+            .set_receive_timeout(Duration::ZERO)
+            .expect("a time-out");
+        let error = server.receive(&mut [0; 8]).expect_err("nobody sends");
+        assert!(is_nothing(&error));
+    }
+
+    #[test]
+    fn who_reaches_whom() {
+        let v4: SocketAddr = "192.0.2.1:1".parse().expect("an address");
+        let v6: SocketAddr = "[2001:db8::1]:1".parse().expect("an address");
+        let any = bind(None);
+        assert!(any.reaches(v4) && any.reaches(v6));
+        let any = bind(Some("::"));
+        assert!(any.reaches(v4) && any.reaches(v6));
+        let only4 = bind(Some("127.0.0.1"));
+        assert!(only4.reaches(v4) && !only4.reaches(v6));
+        let only6 = bind(Some("::1"));
+        assert!(!only6.reaches(v4) && only6.reaches(v6));
+    }
+
+    #[test]
+    fn what_networks_do_is_transient() {
+        for errno in [
+            Errno::EPERM,
+            Errno::ENETUNREACH,
+            Errno::EHOSTUNREACH,
+            Errno::ENETDOWN,
+            Errno::ENOBUFS,
+            Errno::EAGAIN,
+            Errno::EADDRNOTAVAIL,
+            Errno::ECONNREFUSED,
+            Errno::EMSGSIZE,
+            Errno::EINVAL,
+            Errno::ENODEV,
+        ] {
+            assert!(is_transient(&errno.into()), "{errno}");
+        }
+        assert!(!is_transient(&Errno::EBADF.into()));
+    }
+}

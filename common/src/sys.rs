@@ -1,0 +1,395 @@
+//! Every unsafe block of the project: system calls for which there is no safe wrapper that
+//! fits. Each function does one thing and hands back an `io::Result`.
+
+use std::ffi::{c_char, c_int};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, rlim_t, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::Pid;
+
+use crate::address::RAW_LEN;
+
+// ---- message I/O ------------------------------------------------------------------------------
+
+/// What `recvmsg` said of one datagram.
+pub struct Received {
+    /// Length of the data, in bytes.
+    pub len: usize,
+    /// Length of the sender's address, in bytes.
+    pub name_len: usize,
+    /// Length of the control messages, in bytes.
+    pub control_len: usize,
+    /// Whether the datagram was longer than the buffer.
+    pub truncated: bool,
+}
+
+/// `recvmsg(2)` into buffers made beforehand: nix's version allocates for control messages.
+pub fn receive_message(
+    fd: BorrowedFd<'_>,
+    data: &mut [u8],
+    name: &mut [u8; RAW_LEN],
+    control: &mut [u8],
+) -> io::Result<Received> {
+    let mut part = libc::iovec {
+        iov_base: data.as_mut_ptr().cast(),
+        iov_len: data.len(),
+    };
+    let mut message = empty_message();
+    message.msg_name = name.as_mut_ptr().cast();
+    message.msg_namelen = length(name.len());
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = length(control.len());
+    // SAFETY: every pointer in `message` is to a live, exclusively borrowed buffer of the length
+    // given beside it.
+    let len = Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, 0) })?;
+    Ok(Received {
+        len: len.unsigned_abs(),
+        name_len: (message.msg_namelen as usize).min(RAW_LEN),
+        control_len: length::<_, usize>(message.msg_controllen).min(control.len()),
+        truncated: message.msg_flags & libc::MSG_TRUNC != 0,
+    })
+}
+
+/// `sendmsg(2)` of gathered parts to `name`, with control messages made beforehand.
+pub fn send_message(
+    fd: BorrowedFd<'_>,
+    parts: &[IoSlice<'_>],
+    name: &[u8],
+    control: &[u8],
+    flags: c_int,
+) -> io::Result<usize> {
+    let mut message = empty_message();
+    message.msg_name = name.as_ptr().cast_mut().cast();
+    message.msg_namelen = length(name.len());
+    // IoSlice has the layout of iovec on Unix; std documents it.
+    message.msg_iov = parts.as_ptr().cast_mut().cast();
+    message.msg_iovlen = length(parts.len());
+    if !control.is_empty() {
+        message.msg_control = control.as_ptr().cast_mut().cast();
+        message.msg_controllen = length(control.len());
+    }
+    // SAFETY: every pointer in `message` is to a live buffer of the length given beside it, and
+    // sendmsg only reads from them.
+    let sent = Errno::result(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, flags) })?;
+    Ok(sent.unsigned_abs())
+}
+
+fn empty_message() -> libc::msghdr {
+    // SAFETY: msghdr is plain old data; null pointers with length 0 are valid in it.
+    unsafe { std::mem::zeroed() }
+}
+
+/// Lengths in `msghdr` are `size_t`, `socklen_t` or `int`, by C library. All that go through here
+/// are below 64 KiB.
+fn length<From, To>(len: From) -> To
+where
+    To: TryFrom<From> + Default,
+{
+    To::try_from(len).unwrap_or_default()
+}
+
+/// `setsockopt(2)` with an `int`, for the options that nix doesn't name.
+pub fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    // SAFETY: the value lives until the call returns and its length is given.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            (&raw const value).cast(),
+            length(size_of::<c_int>()),
+        )
+    };
+    Ok(Errno::result(result).map(drop)?)
+}
+
+/// `bind(2)` to an address in bytes.
+pub fn bind(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    // SAFETY: `name` is readable for the length given.
+    let result = unsafe { libc::bind(fd.as_raw_fd(), name.as_ptr().cast(), length(name.len())) };
+    Ok(Errno::result(result).map(drop)?)
+}
+
+// ---- tun --------------------------------------------------------------------------------------
+
+mod ioctl {
+    // libc computes the request numbers for the architecture: they differ on MIPS and PowerPC.
+    // The kernel writes the name back, so both are "readwrite" whatever the number says.
+    nix::ioctl_readwrite_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
+    nix::ioctl_readwrite_bad!(tun_get_iff, libc::TUNGETIFF, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(set_mtu, libc::SIOCSIFMTU, libc::ifreq);
+}
+
+/// Attaches a descriptor of /dev/net/tun to a new device and returns the name that the kernel
+/// chose.
+pub fn tun_attach(fd: BorrowedFd<'_>, flags: c_int) -> io::Result<String> {
+    let mut request = empty_ifreq();
+    request.ifr_ifru.ifru_flags = length(flags);
+    // SAFETY: TUNSETIFF reads and writes one ifreq.
+    unsafe { ioctl::tun_set_iff(fd.as_raw_fd(), &raw mut request) }?;
+    Ok(name_of(&request))
+}
+
+/// The name that the device of this descriptor has now; EBADFD when it was deleted.
+pub fn tun_name(fd: BorrowedFd<'_>) -> io::Result<String> {
+    let mut request = empty_ifreq();
+    // SAFETY: TUNGETIFF writes one ifreq.
+    unsafe { ioctl::tun_get_iff(fd.as_raw_fd(), &raw mut request) }?;
+    Ok(name_of(&request))
+}
+
+/// Sets the MTU of the device `name`; any socket will do as `socket`.
+pub fn set_mtu(socket: BorrowedFd<'_>, name: &str, mtu: u16) -> io::Result<()> {
+    let mut request = empty_ifreq();
+    // The last byte stays 0: names are shorter than IFNAMSIZ.
+    for (to, from) in request
+        .ifr_name
+        .iter_mut()
+        .zip(name.bytes().take(libc::IFNAMSIZ - 1))
+    {
+        *to = c_char::from_ne_bytes([from]);
+    }
+    request.ifr_ifru.ifru_mtu = c_int::from(mtu);
+    // SAFETY: SIOCSIFMTU reads one ifreq.
+    unsafe { ioctl::set_mtu(socket.as_raw_fd(), &raw const request) }?;
+    Ok(())
+}
+
+fn empty_ifreq() -> libc::ifreq {
+    // SAFETY: ifreq is plain old data; all zero is an empty request.
+    unsafe { std::mem::zeroed() }
+}
+
+fn name_of(request: &libc::ifreq) -> String {
+    request
+        .ifr_name
+        .iter()
+        .map(|c| c.to_ne_bytes()[0])
+        .take_while(|&b| b != 0)
+        .map(char::from)
+        .collect()
+}
+
+// ---- processes --------------------------------------------------------------------------------
+
+/// Which of the two processes `fork` returned to.
+pub enum Fork {
+    /// The one that called; holds the child's process id.
+    Parent(Pid),
+    /// The new one.
+    Child,
+}
+
+/// `fork(2)`. Both programs have one thread, so the child may do whatever its parent may.
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: there is no other thread whose locks the child could find held.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child)),
+        nix::unistd::ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// Ends a forked child at once: no exit handlers, no destructors.
+pub fn exit_child(code: u8) -> ! {
+    // SAFETY: _exit never returns and touches no memory.
+    unsafe { libc::_exit(code.into()) }
+}
+
+/// A child that has ended, if there is one. nix's version loses children ended by a real-time
+/// signal.
+pub fn reap() -> Option<(Pid, ExitStatus)> {
+    let mut status = 0;
+    // SAFETY: waitpid writes one int.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    (pid > 0).then(|| (Pid::from_raw(pid), ExitStatus::from_raw(status)))
+}
+
+/// Waits for one child to end.
+pub fn wait_for(pid: Pid) {
+    let mut status = 0;
+    loop {
+        // SAFETY: waitpid writes one int.
+        let result = unsafe { libc::waitpid(pid.as_raw(), &raw mut status, 0) };
+        if result >= 0 || Errno::last() != Errno::EINTR {
+            return;
+        }
+    }
+}
+
+/// Gives a command default signal handlers and these limits on descriptors. The empty signal
+/// mask is std's doing.
+pub fn start_clean(command: &mut Command, descriptors: (rlim_t, rlim_t)) {
+    let clean = move || {
+        for number in 1..=31 {
+            // SAFETY: signal(2) with SIG_DFL has no memory to get wrong; KILL and STOP say EINVAL.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
+        // A limit that can't be restored is no reason not to run.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, descriptors.0, descriptors.1);
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls only and allocates nothing.
+    unsafe { command.pre_exec(clean) };
+}
+
+/// Random bytes from `getrandom(2)`; waits until the kernel has gathered enough.
+pub fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the buffer is writable for the length given.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
+    // Up to 256 bytes come whole or not at all, getrandom(2).
+    Errno::result(got)?;
+    Ok(bytes)
+}
+
+// ---- signals ----------------------------------------------------------------------------------
+
+static PENDING: AtomicU32 = AtomicU32::new(0);
+static WAKE_MODE: AtomicU32 = AtomicU32::new(0);
+static WAKE_FD: AtomicI32 = AtomicI32::new(-1);
+
+/// How a signal that comes between the check and the sleep ends the sleep.
+pub enum Wake<'fd> {
+    /// A byte is written to this pipe, whose other end sits in the select() set.
+    Pipe(BorrowedFd<'fd>),
+    /// The receive time-out of this socket becomes the shortest there is.
+    Receive(BorrowedFd<'fd>),
+    /// An alarm repeats every second until the signal is taken.
+    Alarm,
+}
+
+/// A set of signals that have come.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Signals(u32);
+
+impl Signals {
+    /// Whether this signal has come.
+    pub fn contains(self, signal: Signal) -> bool {
+        self.0 & bit(signal as c_int) != 0
+    }
+}
+
+fn bit(signal: c_int) -> u32 {
+    1u32.checked_shl(signal.unsigned_abs()).unwrap_or_default()
+}
+
+/// Says what the handler does to end a sleep. The descriptor must stay open until the next call.
+pub fn wake_by(wake: Wake<'_>) {
+    let (mode, fd): (u32, RawFd) = match wake {
+        Wake::Pipe(fd) => (1, fd.as_raw_fd()),
+        Wake::Receive(fd) => (2, fd.as_raw_fd()),
+        Wake::Alarm => (3, -1),
+    };
+    WAKE_FD.store(fd, Ordering::SeqCst);
+    WAKE_MODE.store(mode, Ordering::SeqCst);
+}
+
+/// Takes the signals that have come since the last call.
+pub fn take_signals() -> Signals {
+    // A swap for each packet would be a locked instruction for nothing.
+    if PENDING.load(Ordering::Relaxed) == 0 {
+        return Signals(0);
+    }
+    Signals(PENDING.swap(0, Ordering::SeqCst))
+}
+
+/// Whether a signal has come and was not taken.
+pub fn signals_pending() -> bool {
+    PENDING.load(Ordering::SeqCst) != 0
+}
+
+/// Catches these signals; system calls that sleep return EINTR.
+pub fn catch_signals(signals: &[Signal]) -> io::Result<()> {
+    set_handler(signals, SigHandler::Handler(on_signal))
+}
+
+/// Gives these signals their default action back.
+pub fn default_signals(signals: &[Signal]) -> io::Result<()> {
+    set_handler(signals, SigHandler::SigDfl)
+}
+
+/// Ignores these signals. For children that never start another program.
+pub fn ignore_signals(signals: &[Signal]) -> io::Result<()> {
+    set_handler(signals, SigHandler::SigIgn)
+}
+
+fn set_handler(signals: &[Signal], handler: SigHandler) -> io::Result<()> {
+    let action = SigAction::new(handler, SaFlags::SA_NOCLDSTOP, SigSet::empty());
+    for &signal in signals {
+        // SAFETY: `on_signal` calls async-signal-safe functions only, signal-safety(7).
+        unsafe { sigaction(signal, &action) }?;
+    }
+    Ok(())
+}
+
+extern "C" fn on_signal(number: c_int) {
+    let errno = Errno::last();
+    PENDING.fetch_or(bit(number), Ordering::SeqCst);
+    let fd = WAKE_FD.load(Ordering::SeqCst);
+    match WAKE_MODE.load(Ordering::SeqCst) {
+        1 => {
+            // SAFETY: one byte from a live buffer; the pipe does not block, and when it is full
+            // the sleeper wakes anyway.
+            unsafe { libc::write(fd, [0u8].as_ptr().cast(), 1) };
+        }
+        2 => {
+            let shortest = libc::timeval {
+                tv_sec: 0,
+                tv_usec: 1,
+            };
+            // SAFETY: the value lives until the call returns and its length is given.
+            unsafe {
+                libc::setsockopt(
+                    fd,
+                    libc::SOL_SOCKET,
+                    libc::SO_RCVTIMEO,
+                    (&raw const shortest).cast(),
+                    length(size_of::<libc::timeval>()),
+                )
+            };
+        }
+        3 if PENDING.load(Ordering::SeqCst) & bit(libc::SIGUSR1) != 0 => {
+            // SAFETY: alarm(2) has no memory to get wrong.
+            unsafe { libc::alarm(1) };
+        }
+        _ => {}
+    }
+    errno.set();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_bytes_differ() {
+        let (a, b): ([u8; 8], [u8; 8]) = (
+            random().expect("getrandom works"),
+            random().expect("getrandom works"),
+        );
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn a_caught_signal_is_taken_once() {
+        catch_signals(&[Signal::SIGUSR2]).expect("SIGUSR2 can be caught");
+        nix::sys::signal::raise(Signal::SIGUSR2).expect("a signal to oneself");
+        assert!(signals_pending());
+        let taken = take_signals();
+        assert!(taken.contains(Signal::SIGUSR2) && !taken.contains(Signal::SIGHUP));
+        assert!(take_signals() == Signals::default());
+    }
+
+    #[test]
+    fn reap_finds_nothing_when_nothing_ended() {
+        assert!(reap().is_none());
+    }
+}

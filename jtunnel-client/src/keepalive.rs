@@ -1,0 +1,197 @@
+//! When to send a keepalive, and what its absence of an answer means. Pure.
+
+use std::time::{Duration, Instant};
+
+use common::backoff::Backoff;
+
+/// This many in a row without anything heard mean silence.
+const UNANSWERED: u32 = 3;
+
+/// The keepalives to one server.
+#[derive(Debug)]
+pub(crate) struct Keepalive {
+    /// `None` is none at all.
+    interval: Option<Duration>,
+    next: Instant,
+    /// For those that could not be sent.
+    retry: Backoff,
+    counter: u32,
+    sent: Option<Instant>,
+    /// Sent since the server was heard last.
+    unanswered: u32,
+    heard: Option<Instant>,
+    /// Heard since the start, or since the last silence.
+    up: bool,
+    round_trip: Option<Duration>,
+}
+
+impl Keepalive {
+    pub(crate) fn new(interval: Option<Duration>, now: Instant) -> Self {
+        Self {
+            interval,
+            next: now,
+            retry: Backoff::default(),
+            counter: 0,
+            sent: None,
+            unanswered: 0,
+            heard: None,
+            up: false,
+            round_trip: None,
+        }
+    }
+
+    /// When the next one is due.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.interval.map(|_| self.next)
+    }
+
+    /// Whether one is due.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        self.next().is_some_and(|next| now >= next)
+    }
+
+    /// Whether the server has been silent for too long. It counts anew from here on.
+    pub(crate) fn take_silence(&mut self) -> bool {
+        let silent = self.unanswered >= UNANSWERED;
+        if silent {
+            self.unanswered = 0;
+            self.up = false;
+        }
+        silent
+    }
+
+    /// The counter for the next one: some carriers drop identical datagrams.
+    pub(crate) fn next_counter(&mut self) -> u32 {
+        self.counter = self.counter.wrapping_add(1);
+        self.counter
+    }
+
+    /// It has left.
+    pub(crate) fn sent(&mut self, now: Instant) {
+        self.sent = Some(now);
+        self.unanswered += 1;
+        self.retry = Backoff::default();
+        self.next = now + self.interval.unwrap_or_default();
+    }
+
+    /// It could not leave: no route, no address. It is tried again sooner than in an interval.
+    pub(crate) fn failed(&mut self, now: Instant) {
+        let wait = self.retry.next_wait();
+        self.next = now + wait.min(self.interval.unwrap_or_default());
+    }
+
+    /// One is due now: there is another address or port to try.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        self.next = now;
+    }
+
+    /// The server was heard; true if that is news.
+    pub(crate) fn heard(&mut self, now: Instant) -> bool {
+        self.heard = Some(now);
+        self.unanswered = 0;
+        !std::mem::replace(&mut self.up, true)
+    }
+
+    /// The answer to the keepalive with this counter has come.
+    pub(crate) fn answered(&mut self, counter: u32, now: Instant) {
+        if counter == self.counter
+            && let Some(sent) = self.sent
+        {
+            self.round_trip = Some(now.saturating_duration_since(sent));
+        }
+    }
+
+    /// When the server was last heard.
+    pub(crate) fn last_heard(&self) -> Option<Instant> {
+        self.heard
+    }
+
+    /// How long the last answer took.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: Duration = Duration::from_secs(25);
+
+    fn send(keepalive: &mut Keepalive, now: Instant) -> u32 {
+        assert!(keepalive.is_due(now));
+        let counter = keepalive.next_counter();
+        keepalive.sent(now);
+        counter
+    }
+
+    #[test]
+    fn every_interval_whatever_is_heard() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        send(&mut keepalive, start);
+        keepalive.heard(start + INTERVAL / 2);
+        assert!(!keepalive.is_due(start + INTERVAL - Duration::from_millis(1)));
+        assert!(keepalive.is_due(start + INTERVAL));
+    }
+
+    #[test]
+    fn three_unanswered_are_silence() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        for n in 0..3 {
+            assert!(!keepalive.take_silence());
+            send(&mut keepalive, start + INTERVAL * n);
+        }
+        assert!(keepalive.take_silence());
+        assert!(!keepalive.take_silence(), "it counts anew");
+    }
+
+    #[test]
+    fn whatever_is_heard_breaks_the_row() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        for n in 0..10 {
+            let now = start + INTERVAL * n;
+            send(&mut keepalive, now);
+            if n % 2 == 1 {
+                assert_eq!(keepalive.heard(now), n == 1, "news once");
+            }
+            assert!(!keepalive.take_silence());
+        }
+    }
+
+    #[test]
+    fn what_could_not_leave_is_no_silence() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut now = start;
+        for wait in [1, 2, 4, 8, 16, 25, 25] {
+            keepalive.failed(now);
+            assert_eq!(keepalive.next(), Some(now + Duration::from_secs(wait)));
+            now += Duration::from_secs(wait);
+        }
+        assert!(!keepalive.take_silence());
+    }
+
+    #[test]
+    fn round_trip_of_the_last_one_only() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let first = send(&mut keepalive, start);
+        let second = send(&mut keepalive, start + INTERVAL);
+        assert_ne!(first, second);
+        keepalive.answered(first, start + INTERVAL);
+        assert_eq!(keepalive.round_trip(), None);
+        let round_trip = Duration::from_millis(30);
+        keepalive.answered(second, start + INTERVAL + round_trip);
+        assert_eq!(keepalive.round_trip(), Some(round_trip));
+    }
+
+    #[test]
+    fn none_at_all() {
+        let now = Instant::now();
+        let keepalive = Keepalive::new(None, now);
+        assert!(keepalive.next().is_none() && !keepalive.is_due(now + INTERVAL));
+    }
+}

@@ -1,0 +1,157 @@
+//! The clients that have a tun device: found by identifier, by slot, by PROG. No I/O of its own.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use common::id::PeerId;
+use common::socket::{Source, Target};
+use common::throttle::Throttle;
+use common::tun::Tun;
+use nix::unistd::Pid;
+
+/// A client that flaps between two addresses is worth a line now and then, not each time.
+const MOVE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Packets in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Count {
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+/// Where PROG of a client is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Prog {
+    /// To be started; starts are paced.
+    Waiting,
+    /// Runs, as this process.
+    Running(Pid),
+    /// Has ended, or could not be started.
+    Ended,
+}
+
+/// One client and its tunnel.
+pub(crate) struct Client {
+    pub(crate) id: PeerId,
+    pub(crate) tun: Tun,
+    /// Where the last authorised packet came from.
+    pub(crate) endpoint: SocketAddr,
+    /// The local address that it came to.
+    pub(crate) source: Option<Source>,
+    /// The two above in the kernel's form.
+    pub(crate) target: Target,
+    pub(crate) heard: Instant,
+    pub(crate) received: Count,
+    pub(crate) sent: Count,
+    pub(crate) dropped: u64,
+    pub(crate) prog: Prog,
+    pub(crate) moves: Throttle,
+    /// Set once the tunnel is to go: it does when PROG has ended, or at this time.
+    pub(crate) closing: Option<Instant>,
+}
+
+impl Client {
+    pub(crate) fn new(
+        id: PeerId,
+        tun: Tun,
+        endpoint: SocketAddr,
+        source: Option<Source>,
+        target: Target,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            tun,
+            endpoint,
+            source,
+            target,
+            heard: now,
+            received: Count::default(),
+            sent: Count::default(),
+            dropped: 0,
+            prog: Prog::Waiting,
+            moves: Throttle::every(MOVE_INTERVAL),
+            closing: None,
+        }
+    }
+}
+
+/// A place in the table, stable for as long as the client is in it.
+pub(crate) type Slot = usize;
+
+/// The table.
+#[derive(Default)]
+pub(crate) struct Clients {
+    slots: Vec<Option<Client>>,
+    free: Vec<Slot>,
+    /// Sorted by identifier.
+    by_id: Vec<(PeerId, Slot)>,
+}
+
+impl Clients {
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(crate) fn find(&self, id: PeerId) -> Option<Slot> {
+        let position = self.by_id.binary_search_by_key(&id, |entry| entry.0).ok()?;
+        Some(self.by_id[position].1)
+    }
+
+    pub(crate) fn get(&mut self, slot: Slot) -> Option<&mut Client> {
+        self.slots.get_mut(slot)?.as_mut()
+    }
+
+    /// When the client in this slot is to go at the latest, if it is to go.
+    pub(crate) fn closing_at(&self, slot: Slot) -> Option<Instant> {
+        self.slots.get(slot)?.as_ref()?.closing
+    }
+
+    /// The slot that the next client will have.
+    pub(crate) fn next_slot(&self) -> Slot {
+        self.free.last().copied().unwrap_or(self.slots.len())
+    }
+
+    /// Adds a client; a former one of the same identifier must have been removed.
+    pub(crate) fn insert(&mut self, client: Client) {
+        let position = self.by_id.partition_point(|entry| entry.0 < client.id);
+        let slot = self.next_slot();
+        self.by_id.insert(position, (client.id, slot));
+        match self.free.pop() {
+            Some(free) => self.slots[free] = Some(client),
+            None => self.slots.push(Some(client)),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, slot: Slot) -> Option<Client> {
+        let client = self.slots.get_mut(slot)?.take()?;
+        self.by_id.retain(|entry| entry.1 != slot);
+        self.free.push(slot);
+        Some(client)
+    }
+
+    /// The client whose PROG is this process.
+    pub(crate) fn by_prog(&mut self, pid: Pid) -> Option<(Slot, &mut Client)> {
+        self.iter()
+            .find(|(_, client)| client.prog == Prog::Running(pid))
+    }
+
+    pub(crate) fn iter(&mut self) -> impl Iterator<Item = (Slot, &mut Client)> {
+        self.slots
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(slot, client)| Some((slot, client.as_mut()?)))
+    }
+
+    /// The identifiers, sorted.
+    pub(crate) fn ids(&self) -> Vec<PeerId> {
+        self.by_id.iter().map(|entry| entry.0).collect()
+    }
+}
