@@ -8,7 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::error::reason;
 use crate::id::PeerId;
+use crate::throttle::Throttle;
 
 /// The largest peer file that is looked at, in bytes.
 const MAX_CONTENT: u64 = 4096;
@@ -24,15 +26,7 @@ pub struct Authorized {
     /// Refused already, so that each is reported once.
     refused: Vec<PeerId>,
     last_scan: Instant,
-}
-
-/// What a scan found that the administrator ought to hear of.
-#[derive(Debug, Default)]
-pub struct Findings {
-    /// Files that don't authorise, and why.
-    pub refused: Vec<(PeerId, Refusal)>,
-    /// How many names are no identifiers.
-    pub foreign_names: usize,
+    unreadable: Throttle,
 }
 
 /// Why a file of a peer's name does not authorise it.
@@ -65,22 +59,13 @@ impl Authorized {
             ids: Vec::new(),
             refused: Vec::new(),
             last_scan: now,
+            unreadable: Throttle::per_minute(),
         }
     }
 
-    /// The directory.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// How many identifiers are authorised.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.ids.len()
-    }
-
-    /// Whether nobody is authorised.
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
     }
 
     /// Whether this identifier is authorised, as far as memory knows.
@@ -89,32 +74,46 @@ impl Authorized {
     }
 
     /// Makes the list anew. If the directory can't be read the list stays as it is.
-    pub fn reload(&mut self, now: Instant) -> io::Result<Findings> {
+    /// Returns what the administrator ought to hear.
+    pub fn reload(&mut self, now: Instant) -> Vec<String> {
         self.refused.clear();
+        self.unreadable = Throttle::per_minute();
         self.scan(Scan::Replace, now)
     }
 
-    /// Looks for new names because of an unknown identifier; `None` if that was done within the
-    /// last second. Removed names stay until the next [`Authorized::reload`].
-    pub fn rescan(&mut self, now: Instant) -> Option<io::Result<Findings>> {
-        (now.saturating_duration_since(self.last_scan) >= RESCAN_INTERVAL)
-            .then(|| self.scan(Scan::Add, now))
+    /// Looks for new names because of an unknown identifier, but once in a second. Removed names
+    /// stay until the next [`Authorized::reload`]. Returns what the administrator ought to hear.
+    pub fn rescan(&mut self, now: Instant) -> Vec<String> {
+        if now.saturating_duration_since(self.last_scan) < RESCAN_INTERVAL {
+            return Vec::new();
+        }
+        self.scan(Scan::Add, now)
     }
 
-    fn scan(&mut self, scan: Scan, now: Instant) -> io::Result<Findings> {
+    fn scan(&mut self, scan: Scan, now: Instant) -> Vec<String> {
         self.last_scan = now;
-        let mut findings = Findings::default();
+        let mut findings = Vec::new();
+        if let Err(error) = self.read(scan, &mut findings)
+            && let Some(held_back) = self.unreadable.pass(now)
+        {
+            let (directory, reason) = (self.directory.display(), reason(&error));
+            findings.push(format!("unable to read {directory}: {reason}{held_back}"));
+        }
+        findings
+    }
+
+    fn read(&mut self, scan: Scan, findings: &mut Vec<String>) -> io::Result<()> {
+        let directory = self.directory.display();
         let mut ids = match scan {
             Scan::Add => self.ids.clone(),
             Scan::Replace => Vec::new(),
         };
         let known = ids.len();
+        let mut foreign_names = 0;
         for entry in fs::read_dir(&self.directory)? {
             let name = entry?.file_name();
             let Some(id) = name.to_str().and_then(|n| n.parse::<PeerId>().ok()) else {
-                // Once is enough: an unknown identifier may come every second.
-                let report = scan == Scan::Replace && !name.as_encoded_bytes().starts_with(b".");
-                findings.foreign_names += usize::from(report);
+                foreign_names += usize::from(!name.as_encoded_bytes().starts_with(b"."));
                 continue;
             };
             // The known part stays sorted while new names are appended behind it.
@@ -126,14 +125,20 @@ impl Authorized {
                 Err(_) if self.refused.contains(&id) => {}
                 Err(refusal) => {
                     self.refused.push(id);
-                    findings.refused.push((id, refusal));
+                    findings.push(format!("refused {directory}/{id}: {refusal}"));
                 }
             }
+        }
+        // Once is enough: an unknown identifier may come every second.
+        if foreign_names > 0 && scan == Scan::Replace {
+            findings.push(format!(
+                "ignored {foreign_names} names in {directory} that are not 16 lower-case hex digits"
+            ));
         }
         ids.sort_unstable();
         ids.shrink_to_fit();
         self.ids = ids;
-        Ok(findings)
+        Ok(())
     }
 }
 
@@ -172,7 +177,7 @@ impl fmt::Display for Refusal {
             Self::HasContent => f.write_str("has content, which is reserved for keys"),
             Self::NotRegular => f.write_str("is not a regular file"),
             Self::TooLarge => write!(f, "is larger than {MAX_CONTENT} bytes"),
-            Self::Unreadable(e) => write!(f, "unable to read it: {}", crate::error::reason(e)),
+            Self::Unreadable(e) => write!(f, "unable to read it: {}", reason(e)),
         }
     }
 }
@@ -216,28 +221,25 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         directory.write(A, b"");
         let mut authorized = Authorized::new(directory.0.clone(), start);
-        authorized.reload(at(0)).expect("a readable directory");
+        assert!(authorized.reload(at(0)).is_empty());
         assert!(authorized.contains(id(A)) && !authorized.contains(id(B)));
 
         directory.write(B, b" \n\t");
-        assert!(authorized.rescan(at(999)).is_none());
+        authorized.rescan(at(999));
         assert!(!authorized.contains(id(B)));
         fs::remove_file(directory.0.join(A)).expect("it is there");
-        authorized
-            .rescan(at(1000))
-            .expect("a second has passed")
-            .expect("readable");
+        authorized.rescan(at(1000));
         assert!(authorized.contains(id(B)) && authorized.contains(id(A)));
-        assert!(authorized.rescan(at(1999)).is_none());
 
-        authorized.reload(at(1999)).expect("a readable directory");
+        authorized.reload(at(1001));
         assert!(authorized.contains(id(B)) && !authorized.contains(id(A)));
+        assert_eq!(authorized.count(), 1);
     }
 
     #[test]
     fn what_does_not_authorise() {
         let (directory, now) = (Directory::new(), Instant::now());
-        let names: Vec<String> = (0..6).map(|n| format!("000000000000000{n}")).collect();
+        let names: Vec<String> = (0..6).map(|n| format!("{n}000000000000000")).collect();
         directory.write(&names[0], b"a key");
         directory.write(&names[1], &[b' '; 4097]);
         fs::create_dir(directory.0.join(&names[2])).expect("a directory in it");
@@ -251,35 +253,25 @@ mod tests {
         directory.write(".keep", b"");
 
         let mut authorized = Authorized::new(directory.0.clone(), now);
-        let findings = authorized.reload(now).expect("a readable directory");
-        assert!(authorized.is_empty());
-        assert_eq!(findings.foreign_names, 2);
-        let mut reasons: Vec<String> = findings
-            .refused
-            .iter()
-            .map(|(id, r)| format!("{id:?}{} {r}", id.hex()))
-            .collect();
-        reasons.sort();
-        let reasons: Vec<&str> = reasons.iter().map(|r| &r[24..]).collect();
+        let mut findings = authorized.reload(now);
+        assert_eq!(authorized.count(), 0);
+        findings.sort();
         let too_large = "is larger than 4096 bytes";
         let not_regular = "is not a regular file";
-        assert_eq!(
-            reasons,
-            [
-                "has content, which is reserved for keys",
-                too_large,
-                not_regular,
-                not_regular,
-                not_regular,
-                too_large
-            ]
-        );
-        let later = now + RESCAN_INTERVAL;
-        let again = authorized
-            .rescan(later)
-            .expect("a second has passed")
-            .expect("readable");
-        assert!(again.refused.is_empty(), "each is reported once");
+        let path = directory.0.display();
+        let expected: Vec<String> = [
+            format!("ignored 2 names in {path} that are not 16 lower-case hex digits"),
+            format!("refused {path}/0000...: has content, which is reserved for keys"),
+            format!("refused {path}/1000...: {too_large}"),
+            format!("refused {path}/2000...: {not_regular}"),
+            format!("refused {path}/3000...: {not_regular}"),
+            format!("refused {path}/4000...: {not_regular}"),
+            format!("refused {path}/5000...: {too_large}"),
+        ]
+        .into();
+        assert_eq!(findings, expected);
+        let again = authorized.rescan(now + RESCAN_INTERVAL);
+        assert!(again.is_empty(), "each is reported once: {again:?}");
     }
 
     #[test]
@@ -287,9 +279,16 @@ mod tests {
         let (directory, now) = (Directory::new(), Instant::now());
         directory.write(A, b"");
         let mut authorized = Authorized::new(directory.0.clone(), now);
-        authorized.reload(now).expect("a readable directory");
+        authorized.reload(now);
+        let path = directory.0.display().to_string();
         drop(directory);
-        assert!(authorized.reload(now).is_err());
+        let reason = "No such file or directory";
+        assert_eq!(
+            authorized.reload(now),
+            [format!("unable to read {path}: {reason}")]
+        );
         assert!(authorized.contains(id(A)));
+        let later = now + RESCAN_INTERVAL;
+        assert!(authorized.rescan(later).is_empty(), "at a bounded rate");
     }
 }

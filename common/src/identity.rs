@@ -7,29 +7,42 @@ use std::path::Path;
 
 use crate::error::{Context, Error, Result};
 use crate::id::{NotAnId, PeerId};
+use crate::options::Common;
 use crate::sys;
 
 /// The largest content that can be an identifier with white space around it, in bytes.
 const MAX_CONTENT: u64 = 64;
 
-/// Reads `DIR/id`, making it first if it is missing, and with it `DIR/PEERS` for the files of
-/// the peers.
-pub fn load(directory: &Path, peers: &str) -> Result<PeerId> {
+/// The identifier that `-i` gives, or else that in `DIR/id`.
+pub fn of(options: &Common, peers: &str) -> Result<PeerId> {
+    match options.id {
+        Some(id) => Ok(id),
+        None => load(&options.directory, peers),
+    }
+}
+
+/// Reads `DIR/id`, making it first if it is missing, and `DIR/PEERS` for the files of the peers.
+fn load(directory: &Path, peers: &str) -> Result<PeerId> {
     let path = directory.join("id");
-    match read(&path) {
+    let id = read_or_make(directory, &path)?;
+    // `touch` is to work at once. Without it there is a warning later.
+    let _ = private_directory(&directory.join(peers));
+    Ok(id)
+}
+
+fn read_or_make(directory: &Path, path: &Path) -> Result<PeerId> {
+    match read(path) {
         Ok(id) => Ok(id),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make(directory, &path).map_err(|error| Error::System {
+            make(directory, path).map_err(|error| Error::System {
                 doing: format!(
                     "write {} (option -i gives an identifier without a file)",
                     path.display()
                 ),
                 source: error,
             })?;
-            // `touch` is to work at once. Without it there is a warning later.
-            let _ = private_directory(&directory.join(peers));
             // Read back: another program may have been faster.
-            read(&path).context(|| format!("read {}", path.display()))
+            read(path).context(|| format!("read {}", path.display()))
         }
         Err(error) => Err(error).context(|| format!("read {}", path.display())),
     }

@@ -25,6 +25,7 @@ pub mod log;
 pub mod options;
 pub mod packet;
 pub mod pidfile;
+pub mod program;
 pub mod socket;
 #[expect(
     unsafe_code,

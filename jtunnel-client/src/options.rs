@@ -6,9 +6,6 @@ use std::time::Duration;
 use common::error::{Error, Result};
 use common::options::{Action, Common, common, other_action, parser, port, split, value};
 
-/// The name of the program, in messages and in the log.
-pub(crate) const NAME: &str = "jtunnel-client";
-
 /// The words of `-h`, and of the manual's synopsis.
 pub(crate) const USAGE: &str = "\
 usage: jtunnel-client [-AfhOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i CLIENT_ID]

@@ -5,9 +5,6 @@ use std::ffi::OsString;
 use common::error::{Error, Result};
 use common::options::{Action, Common, DEFAULT_PORT, common, other_action, parser, split};
 
-/// The name of the program, in messages and in the log.
-pub(crate) const NAME: &str = "jtunneld";
-
 /// The words of `-h`, and of the manual's synopsis.
 pub(crate) const USAGE: &str = "\
 usage: jtunneld [-fhOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i SERVER_ID]

@@ -1,0 +1,79 @@
+//! The life of a program from its arguments to its exit status, which both have in common.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::background::{self, Started};
+use crate::error::{Error, Result};
+use crate::options::{Action, Common};
+use crate::pidfile::PidFile;
+use crate::{identity, log};
+
+/// One of the two programs.
+pub trait Program: Sized {
+    /// Its name, in messages and in the log.
+    const NAME: &'static str;
+    /// The words of `-h`.
+    const USAGE: &'static str;
+    /// The directory of its peers' files, in the configuration directory.
+    const PEERS: &'static str;
+    /// What the command line says.
+    type Config;
+
+    /// Reads the arguments, without the program's name.
+    fn parse(arguments: &[OsString]) -> Result<Action<Self::Config>>;
+    /// The options that both programs have.
+    fn common(config: &Self::Config) -> &Common;
+    /// Sets up everything that can fail.
+    fn new(config: Self::Config) -> Result<Self>;
+    /// Carries packets until a signal ends it.
+    fn run(&mut self);
+}
+
+/// Runs a program; what it returns is the exit status.
+pub fn main<P: Program>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<_> = arguments.skip(1).collect();
+    match P::parse(&arguments).and_then(act::<P>) {
+        Ok(status) => status.into(),
+        Err(error) => {
+            let mut stderr = std::io::stderr();
+            let _ = writeln!(stderr, "{}: {error}", P::NAME);
+            if matches!(error, Error::Usage(_)) {
+                let _ = write!(stderr, "{}", P::USAGE);
+            }
+            error.exit_code().into()
+        }
+    }
+}
+
+fn act<P: Program>(action: Action<P::Config>) -> Result<u8> {
+    let mut stdout = std::io::stdout();
+    let _ = match action {
+        Action::Run(config) => return run::<P>(config),
+        Action::Help => write!(stdout, "{}", P::USAGE),
+        Action::Version => writeln!(stdout, "{} {}", P::NAME, env!("CARGO_PKG_VERSION")),
+        Action::ShowId(common) => {
+            let id = identity::of(&common, P::PEERS)?;
+            writeln!(stdout, "{}", id.hex())
+        }
+    };
+    Ok(0)
+}
+
+/// Sets up, goes to the background and runs.
+fn run<P: Program>(config: P::Config) -> Result<u8> {
+    let common = P::common(&config).clone();
+    log::init(P::NAME, common.foreground, common.verbose);
+    let mut program = P::new(config)?;
+    let ready = match background::start(common.foreground)? {
+        Started::Parent(status) => return Ok(status),
+        Started::Daemon(ready) => ready,
+    };
+    let _pid_file = common.pid_file.map(PidFile::write).transpose()?;
+    ready.announce()?;
+    program.run();
+    // The devices go before the pid file does.
+    drop(program);
+    Ok(0)
+}

@@ -1,0 +1,86 @@
+//! The keeper of the child that sends: started, ended before any change, started again when lost.
+
+use std::time::{Duration, Instant};
+
+use common::error::reason;
+use common::log;
+use common::sys::{self, Fork};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::Client;
+use crate::sender::Sender;
+
+/// A child that lived for this long was lost by accident.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+
+/// The child, as its parent knows it.
+pub(super) struct Child {
+    pub(super) pid: Pid,
+    pub(super) started: Instant,
+}
+
+impl Client {
+    pub(super) fn start_sender(&mut self, now: Instant) {
+        self.sender_start = None;
+        let (Some(tun), Some(server), None) = (&self.tun, self.server, &self.sender) else {
+            return;
+        };
+        let parent = Pid::this();
+        match sys::fork() {
+            Ok(Fork::Child) => {
+                let sender = Sender {
+                    id: self.id,
+                    tun,
+                    socket: &self.socket,
+                    server,
+                    buffer: &mut self.buffer,
+                };
+                sender.run(parent);
+                sys::exit_child(1)
+            }
+            Ok(Fork::Parent(pid)) => self.sender = Some(Child { pid, started: now }),
+            Err(error) => {
+                log::warning(format_args!(
+                    "unable to start the sender: {}",
+                    reason(&error)
+                ));
+                self.delay_sender(now);
+            }
+        }
+    }
+
+    /// Ends the child and waits for it: there are never two readers of one tun.
+    pub(super) fn stop_sender(&mut self) {
+        self.sender_start = None;
+        if let Some(sender) = self.sender.take() {
+            let _ = kill(sender.pid, Signal::SIGKILL);
+            sys::wait_for(sender.pid);
+        }
+    }
+
+    pub(super) fn sender_lost(&mut self, lived: Duration, ending: &str, now: Instant) {
+        if self
+            .tun
+            .as_ref()
+            .is_some_and(|tun| tun.current_name().is_none())
+        {
+            return self.device_gone(now);
+        }
+        log::warning(format_args!("the sender {ending}, starting it again"));
+        if lived >= LONG_LIFE {
+            self.sender_wait = None;
+        }
+        self.delay_sender(now);
+    }
+
+    /// At once for the first time, then after 1, 2, 4 .. 30 s.
+    fn delay_sender(&mut self, now: Instant) {
+        let wait = match &mut self.sender_wait {
+            Some(backoff) => backoff.next_wait(),
+            None => Duration::ZERO,
+        };
+        self.sender_wait.get_or_insert_default();
+        self.sender_start = Some(now + wait);
+    }
+}

@@ -1,0 +1,87 @@
+//! The tun device and its PROG: built again after the device was deleted.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use common::backoff::Backoff;
+use common::error::reason;
+use common::hook;
+use common::log;
+use common::tun::Tun;
+use nix::net::if_::if_indextoname;
+
+use super::Client;
+
+/// How long PROG may clean up before a new device is made.
+const CLEAN_UP: Duration = Duration::from_secs(5);
+
+impl Client {
+    /// The device was deleted. PROG may clean up before there is a new one, which is likely to
+    /// have the same name.
+    pub(super) fn device_gone(&mut self, now: Instant) {
+        self.stop_sender();
+        let Some(tun) = self.tun.take() else {
+            return;
+        };
+        log::warning(format_args!("device {} is gone", tun.name()));
+        if let Some(pid) = self.prog {
+            hook::terminate(pid);
+            self.rebuild = Some(now + CLEAN_UP);
+        } else {
+            self.rebuild = Some(now);
+        }
+    }
+
+    pub(super) fn rebuild_tun(&mut self, now: Instant) {
+        match Tun::open(self.config.common.mtu, false) {
+            Ok(tun) => {
+                log::info(format_args!("device {} opened", tun.name()));
+                self.tun = Some(tun);
+                self.rebuild = None;
+                self.rebuild_wait = Backoff::default();
+                if self.server.is_some() {
+                    self.run_prog();
+                    self.start_sender(now);
+                }
+            }
+            Err(error) => {
+                self.rebuild = Some(now + self.rebuild_wait.next_wait());
+                if let Some(held_back) = self.throttles.tun.pass(now) {
+                    log::warning(format_args!("{error}{held_back}"));
+                }
+            }
+        }
+    }
+
+    pub(super) fn run_prog(&mut self) {
+        let (Some(tun), Some(server)) = (&self.tun, self.server) else {
+            return;
+        };
+        let name = tun.current_name();
+        let environment = [
+            ("TUN_DEV_NAME", name.unwrap_or_else(|| tun.name().into())),
+            ("TUN_MTU", self.config.common.mtu.to_string()),
+            ("TUN_SERVER_ADDRESS", host(server)),
+            ("TUN_SERVER_PORT", server.port().to_string()),
+        ];
+        self.prog = match self.hook.spawn(&environment) {
+            Ok(pid) => Some(pid),
+            Err(error) => {
+                let (prog, reason) = (self.hook.program().display(), reason(&error));
+                log::warning(format_args!("unable to run {prog}: {reason}"));
+                None
+            }
+        };
+    }
+}
+
+/// The address for `ip route`, with the interface of a link-local one.
+fn host(server: SocketAddr) -> String {
+    match server {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => match if_indextoname(v6.scope_id()) {
+            Ok(name) => format!("{}%{}", v6.ip(), name.to_string_lossy()),
+            Err(_) => v6.ip().to_string(),
+        },
+        _ => server.ip().to_string(),
+    }
+}

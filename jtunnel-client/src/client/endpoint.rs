@@ -1,0 +1,155 @@
+//! Which of the server's addresses is in use, and from which port: keepalives, silence, and the
+//! answers of the resolver.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use common::error::reason;
+use common::log;
+use common::packet;
+use common::socket::Socket;
+use common::sys::{self, Wake};
+
+use super::Client;
+use crate::resolver::Answer;
+
+impl Client {
+    /// Sends a keepalive. If it can't leave, the server's other addresses are tried: there may
+    /// be a route to one of them.
+    pub(super) fn send_keepalive(&mut self, now: Instant) {
+        let counter = self.keepalive.next_counter();
+        let datagram = packet::keepalive(self.id, counter);
+        let Some(first) = self.server else {
+            return;
+        };
+        let mut address = first;
+        loop {
+            let target = self.socket.target(address, None);
+            let Err(error) = self.socket.try_send(&datagram, &target) else {
+                break;
+            };
+            if let Some(held_back) = self.throttles.send.pass(now) {
+                let reason = reason(&error);
+                log::warning(format_args!(
+                    "unable to send to {address}: {reason}{held_back}"
+                ));
+            }
+            address = self.after(address);
+            if address == first {
+                return self.keepalive.failed(now);
+            }
+        }
+        self.keepalive.sent(now);
+        if address != first {
+            self.move_to(address, now);
+        }
+    }
+
+    /// Three keepalives were not answered: a NAT may hold on to a mapping that leads nowhere, or
+    /// the server has moved.
+    pub(super) fn on_silence(&mut self, now: Instant) {
+        let Some(server) = self.server else {
+            return;
+        };
+        let since = self.keepalive.last_heard().unwrap_or(self.started);
+        let seconds = now.saturating_duration_since(since).as_secs();
+        let next = self.after(server);
+        let port = match self.bind.port {
+            0 => "new source port, ",
+            _ => "",
+        };
+        log::warning(format_args!(
+            "no answer from {server} for {seconds} s: {port}trying {next}"
+        ));
+        self.resolver.start(now);
+        self.stop_sender();
+        if self.bind.port == 0 {
+            self.renew_socket(now);
+        }
+        self.server = Some(next);
+        self.start_sender(now);
+    }
+
+    /// A new socket gets a port that differs from the old one's, which is still open.
+    fn renew_socket(&mut self, now: Instant) {
+        match Socket::bind(&self.bind) {
+            Ok(socket) => {
+                let old = std::mem::replace(&mut self.socket, socket);
+                sys::wake_by(Wake::Receive(self.socket.as_fd()));
+                drop(old);
+                self.timeout.expired();
+            }
+            Err(error) => {
+                if let Some(held_back) = self.throttles.send.pass(now) {
+                    log::warning(format_args!("{error}{held_back}"));
+                }
+            }
+        }
+    }
+
+    /// The address to try after this one.
+    fn after(&self, address: SocketAddr) -> SocketAddr {
+        let position = self.addresses.iter().position(|&a| a == address);
+        let next = position.map_or(0, |p| (p + 1) % self.addresses.len());
+        self.addresses.get(next).copied().unwrap_or(address)
+    }
+
+    pub(super) fn on_answer(&mut self, answer: Answer, now: Instant) {
+        let usable = answer.and_then(|mut addresses| {
+            addresses.retain(|&address| self.socket.reaches(address));
+            match addresses.is_empty() {
+                true => Err("no address that the socket can send to".into()),
+                false => Ok(addresses),
+            }
+        });
+        match usable {
+            Ok(addresses) => self.use_addresses(addresses, now),
+            Err(reason) => {
+                self.resolver.retry(now);
+                if let Some(held_back) = self.throttles.resolve.pass(now) {
+                    let name = &self.config.address;
+                    log::warning(format_args!(
+                        "unable to resolve {name}: {reason}{held_back}"
+                    ));
+                }
+            }
+        }
+    }
+
+    pub(super) fn use_addresses(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
+        let first_time = self.server.is_none();
+        if self.addresses != addresses && self.resolver.literal().is_none() {
+            let list: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+            let name = &self.config.address;
+            log::info(format_args!(
+                "server {name} resolved to {}",
+                list.join(", ")
+            ));
+        }
+        self.addresses = addresses;
+        if self
+            .server
+            .is_some_and(|server| self.addresses.contains(&server))
+        {
+            return;
+        }
+        let Some(&address) = self.addresses.first() else {
+            return;
+        };
+        if first_time {
+            self.server = Some(address);
+            self.run_prog();
+        }
+        self.move_to(address, now);
+        self.keepalive.hurry(now);
+    }
+
+    /// Both directions follow: the child gets the address anew, the parent hears no other.
+    fn move_to(&mut self, address: SocketAddr, now: Instant) {
+        self.stop_sender();
+        self.server = Some(address);
+        log::info(format_args!("sending to {address}"));
+        self.start_sender(now);
+    }
+}

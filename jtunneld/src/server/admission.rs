@@ -1,0 +1,140 @@
+//! Who gets a tunnel: the way from an unknown identifier to a client with a device and a PROG.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use common::error::{Context, Result, reason};
+use common::id::PeerId;
+use common::log;
+use common::socket::Datagram;
+use common::tun::Tun;
+use nix::errno::Errno;
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+use super::Server;
+use crate::clients::{Client, Prog, Slot};
+
+/// Between two starts of PROG: 500 a second.
+const START_INTERVAL: Duration = Duration::from_millis(2);
+/// After a device could not be made, the next try.
+const TUN_RETRY: Duration = Duration::from_secs(1);
+/// Descriptors that are kept for PROG, the log and the configuration directory.
+const RESERVED_DESCRIPTORS: u64 = 16;
+
+impl Server {
+    /// The slot of the client that sent this, which is made if the client is authorised.
+    pub(super) fn admit(&mut self, id: PeerId, datagram: &Datagram, now: Instant) -> Option<Slot> {
+        if let Some(slot) = self.clients.find(id) {
+            // While it is being closed PROG still cleans up; a new tunnel comes after.
+            return self.clients.closing_at(slot).is_none().then_some(slot);
+        }
+        if !self.is_authorized(id, now) {
+            self.discards.unknown += 1;
+            if let Some(held_back) = self.throttles.unknown.pass(now) {
+                log::warning(format_args!(
+                    "dropped a datagram of client {id} from {}: not authorised{held_back}",
+                    datagram.from
+                ));
+            }
+            return None;
+        }
+        if now < self.next_tun {
+            return None;
+        }
+        match self.open_tun() {
+            Ok(tun) => self.insert(id, tun, datagram, now),
+            Err(error) => {
+                self.next_tun = now + TUN_RETRY;
+                if let Some(held_back) = self.throttles.tun.pass(now) {
+                    log::warning(format_args!("client {id}: {error}{held_back}"));
+                }
+                None
+            }
+        }
+    }
+
+    fn is_authorized(&mut self, id: PeerId, now: Instant) -> bool {
+        if self.authorized.contains(id) {
+            return true;
+        }
+        for finding in self.authorized.rescan(now) {
+            log::warning(format_args!("{finding}"));
+        }
+        self.authorized.contains(id)
+    }
+
+    fn open_tun(&mut self) -> Result<Tun> {
+        let tun = Tun::open(self.mtu, true)?;
+        let number = u64::try_from(tun.as_fd().as_raw_fd()).unwrap_or_default();
+        if number + RESERVED_DESCRIPTORS >= self.max_descriptor {
+            return Err(Errno::EMFILE).context(|| "create a tun device".into());
+        }
+        // A deleted device leaves its name to the next one, while PROG still cleans up after it.
+        for &slot in &self.closing {
+            if self
+                .clients
+                .get(slot)
+                .is_some_and(|c| c.tun.name() == tun.name())
+            {
+                return Err(Errno::EBUSY).context(|| format!("use {} again", tun.name()));
+            }
+        }
+        Ok(tun)
+    }
+
+    fn insert(&mut self, id: PeerId, tun: Tun, datagram: &Datagram, now: Instant) -> Option<Slot> {
+        let slot = self.clients.next_slot();
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, slot as u64);
+        if let Err(errno) = self.tuns.add(&tun, event) {
+            log::warning(format_args!(
+                "unable to watch {}: {}",
+                tun.name(),
+                errno.desc()
+            ));
+            return None;
+        }
+        log::info(format_args!(
+            "client {id} admitted from {} on {}",
+            datagram.from,
+            tun.name()
+        ));
+        let target = self.socket.target(datagram.from, datagram.source);
+        let (from, source) = (datagram.from, datagram.source);
+        self.clients
+            .insert(Client::new(id, tun, from, source, target, now));
+        self.starts.push_back(id);
+        Some(slot)
+    }
+
+    /// Starts the PROG whose turn it is.
+    pub(super) fn start_next(&mut self, now: Instant) {
+        self.next_start = now + START_INTERVAL;
+        let slot = self.starts.pop_front().and_then(|id| self.clients.find(id));
+        let Some(client) = slot.and_then(|slot| self.clients.get(slot)) else {
+            return;
+        };
+        if client.prog != Prog::Waiting || client.closing.is_some() {
+            return;
+        }
+        let name = client.tun.current_name();
+        let environment = [
+            (
+                "TUN_DEV_NAME",
+                name.unwrap_or_else(|| client.tun.name().into()),
+            ),
+            ("TUN_CLIENT_ID", client.id.hex()),
+            ("TUN_MTU", self.mtu.to_string()),
+        ];
+        client.prog = match self.hook.spawn(&environment) {
+            Ok(pid) => Prog::Running(pid),
+            Err(error) => {
+                let (prog, reason) = (self.hook.program().display(), reason(&error));
+                log::warning(format_args!(
+                    "client {}: unable to run {prog}: {reason}",
+                    client.id
+                ));
+                Prog::Ended
+            }
+        };
+    }
+}

@@ -1,0 +1,138 @@
+//! The end of tunnels: one client's, or all when the program ends.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use common::hook;
+use common::{log, sys};
+use nix::sys::select::{FdSet, select};
+use nix::unistd::Pid;
+
+use super::{Server, time_val};
+use crate::clients::{Prog, Slot};
+use crate::closer;
+
+/// How long a PROG may clean up before its device goes.
+const CLEAN_UP: Duration = Duration::from_secs(5);
+/// The same when the program ends.
+const LAST_CLEAN_UP: Duration = Duration::from_secs(1);
+
+impl Server {
+    /// Re-reads authorisation and forgets every client that is gone from the directory.
+    pub(super) fn rescan(&mut self, now: Instant) {
+        for finding in self.authorized.reload(now) {
+            log::warning(format_args!("{finding}"));
+        }
+        let (clients, authorized) = (&mut self.clients, &self.authorized);
+        let gone: Vec<Slot> = clients
+            .iter()
+            .filter(|(_, c)| c.closing.is_none() && !authorized.contains(c.id))
+            .map(|(slot, _)| slot)
+            .collect();
+        for slot in gone {
+            self.forget(slot, now);
+        }
+        log::info(format_args!(
+            "{} clients are authorised",
+            self.authorized.count()
+        ));
+    }
+
+    pub(super) fn device_gone(&mut self, slot: Slot, now: Instant) {
+        if let Some(client) = self.clients.get(slot) {
+            let (id, name) = (client.id, client.tun.name());
+            log::warning(format_args!("client {id}: device {name} is gone"));
+        }
+        self.forget(slot, now);
+    }
+
+    /// Asks PROG to clean up. The device is closed when that has ended, or after a while.
+    fn forget(&mut self, slot: Slot, now: Instant) {
+        let Some(client) = self.clients.get(slot) else {
+            return;
+        };
+        // At once: the set reports a deleted device for ever.
+        let _ = self.tuns.delete(&client.tun);
+        if let Prog::Running(pid) = client.prog {
+            hook::terminate(pid);
+        }
+        client.closing = Some(now + CLEAN_UP);
+        self.closing.push(slot);
+    }
+
+    pub(super) fn close_ended(&mut self, now: Instant) {
+        let clients = &mut self.clients;
+        let mut tuns = Vec::new();
+        self.closing.retain(|&slot| {
+            let Some(client) = clients.get(slot) else {
+                return false;
+            };
+            let runs = matches!(client.prog, Prog::Running(_));
+            if runs && client.closing.is_some_and(|at| now < at) {
+                return true;
+            }
+            if let Some(client) = clients.remove(slot) {
+                let (id, name) = (client.id, client.tun.name());
+                log::info(format_args!("client {id} forgotten, {name} closed"));
+                tuns.push(client.tun);
+            }
+            false
+        });
+        closer::close_all(tuns, self.socket.as_fd());
+    }
+
+    /// Gives every PROG that still runs a moment to clean up while its device is there.
+    pub(super) fn stop(&mut self, now: Instant) {
+        for pid in self.running() {
+            hook::terminate(pid);
+        }
+        for (_, client) in self.clients.iter() {
+            client.closing = Some(now);
+        }
+        let end = now + LAST_CLEAN_UP;
+        let mut now = now;
+        while now < end && !self.running().is_empty() {
+            let mut set = FdSet::new();
+            set.insert(self.wake.as_fd());
+            let mut timeout = time_val(end.saturating_duration_since(now));
+            if select(
+                self.wake.as_raw_fd() + 1,
+                &mut set,
+                None,
+                None,
+                &mut timeout,
+            )
+            .is_ok_and(|n| n > 0)
+            {
+                let _ = self.on_signals(now);
+            }
+            now = Instant::now();
+        }
+    }
+
+    fn running(&mut self) -> Vec<Pid> {
+        let progs = self.clients.iter().map(|(_, client)| client.prog);
+        progs
+            .filter_map(|prog| match prog {
+                Prog::Running(pid) => Some(pid),
+                Prog::Waiting | Prog::Ended => None,
+            })
+            .collect()
+    }
+
+    /// Takes note of every PROG that has ended.
+    pub(super) fn reap(&mut self) {
+        while let Some((pid, status)) = sys::reap() {
+            // Others are helpers that closed devices.
+            let Some((_, client)) = self.clients.by_prog(pid) else {
+                continue;
+            };
+            client.prog = Prog::Ended;
+            if client.closing.is_none() && !status.success() {
+                let ending = hook::describe(status);
+                let prog = self.hook.program().display();
+                log::warning(format_args!("client {}: {prog} {ending}", client.id));
+            }
+        }
+    }
+}
