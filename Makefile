@@ -1,0 +1,51 @@
+# Thin: cargo builds and tests, this puts things where they belong.
+
+PREFIX = /usr/local
+CARGO = cargo
+CARGO_TARGET_DIR ?= target
+# su leaves the administrator's directories out.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+names = jtunneld jtunnel-client
+built = $(addprefix $(CARGO_TARGET_DIR)/$(addsuffix /,$(CARGO_BUILD_TARGET))release/,$(names))
+
+prefix = $(DESTDIR)$(PREFIX)
+sbin = $(prefix)/sbin
+man7 = $(prefix)/share/man/man7
+man8 = $(prefix)/share/man/man8
+examples = $(prefix)/share/examples/jtunnel
+doc = $(prefix)/share/doc/jtunnel
+
+build = $(CARGO) build --release --locked $(addprefix -p ,$(names))
+
+.PHONY: all install uninstall check demo clean
+
+all:
+	$(build)
+
+# Only what is missing is built here: install often runs as root, all need not.
+$(built) &:
+	$(build)
+
+install: $(built)
+	install -d $(sbin) $(man7) $(man8) $(examples) $(doc)
+	install -m 755 $(built) $(sbin)
+	install -m 644 man/jtunnel.7 $(man7)
+	install -m 644 $(names:%=man/%.8) $(man8)
+	cp -R man/examples/. $(examples)
+	chmod -R u=rwX,go=rX $(examples)
+	install -m 644 LICENSE README.md $(doc)
+
+uninstall:
+	rm -f $(addprefix $(sbin)/,$(names)) $(man7)/jtunnel.7 $(names:%=$(man8)/%.8)
+	rm -rf $(examples) $(doc)
+
+check:
+	tests/require.sh build check
+	$(CARGO) test --workspace --locked -- --include-ignored --test-threads=4
+
+demo:
+	tests/demo.sh
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,472 @@
+//! Who gets in, from when on, and until when.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use support::config::{Config, SERVER_ID, client_id, shown};
+use support::heartbeat::Heartbeat;
+use support::host::Host;
+use support::lab::{Lab, SERVER4};
+use support::launch::Launch;
+use support::lines::Lines;
+use support::peer::{Forger, Peer, answer, datagram, keepalive};
+use support::proc;
+use support::traffic::{Noise, ping_works};
+use support::tunnel::{Client, Server};
+use support::wait::{PATIENCE, wait_until};
+
+const TO: (&str, u16) = (SERVER4, 5886);
+
+/// No line shows an identifier in full.
+fn assert_discreet(lines: &Lines) {
+    for line in lines.all() {
+        let digits = line.split(|c: char| !c.is_ascii_hexdigit());
+        assert!(digits.into_iter().all(|word| word.len() < 12), "{line}");
+    }
+}
+
+/// A flood that ends when dropped.
+struct Flood {
+    ending: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Flood {
+    /// Datagrams with random identifiers, and junk of every length, as fast as they go.
+    fn start(host: &Host) -> Self {
+        let ending = Arc::new(AtomicBool::new(false));
+        let (end, peer) = (ending.clone(), Peer::new(host));
+        let thread = std::thread::spawn(move || {
+            let (mut noise, mut sent) = (Noise::new(7), 0);
+            while !end.load(Ordering::Relaxed) {
+                let len = usize::try_from(noise.number() % 64).unwrap();
+                peer.send_raw(&noise.bytes(len), TO);
+                sent += 1;
+            }
+            sent
+        });
+        Self {
+            ending,
+            thread: Some(thread),
+        }
+    }
+
+    fn stop(mut self) -> u64 {
+        self.ending.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_new_client_needs_its_file_only() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, []).start();
+    let (peer, id) = (Peer::new(lab.client()), client_id(1));
+    peer.send(&id, &keepalive(1), TO);
+    let line = server.lines.wait("not authorised");
+    assert!(line.contains(&shown(&id)), "{line}");
+    server.config.authorise(&id);
+    let since = Instant::now();
+    peer.knock(&id, TO, SERVER_ID);
+    println!("recovery: authorised without a signal: {:.3} s", since.elapsed().as_secs_f64());
+    assert!(since.elapsed() < Duration::from_secs(3));
+    server.lines.wait("admitted from");
+    assert_discreet(&server.lines);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_unknown_one_gets_no_answer_and_no_device() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).start();
+    let peer = Peer::new(lab.client());
+    for payload in [&keepalive(1)[..], &[], &[0x45; 40], &[0x60; 60]] {
+        peer.send(&client_id(2), payload, TO);
+        // The server's own identifier opens nothing either.
+        peer.send(SERVER_ID, payload, TO);
+    }
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    assert_eq!(lab.server.tuns().len(), 1);
+    assert_eq!(server.lines.count("admitted"), 1);
+    let status = server.lines.wait_next("status: ", || server.signal(Signal::SIGUSR1));
+    assert!(status.contains("1 clients, 1 authorised") && status.contains(" 8 unknown"), "{status}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_flood_of_unknown_identifiers_keeps_nobody_out() {
+    let lab = Lab::behind_nat(2);
+    let server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.wait_up();
+    let memory = proc::resident(server.pid());
+    let flood = Flood::start(&lab.clients[1]);
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+    beat.wait_beats(100);
+    let newcomer = Client::new(&lab.clients[1], 2).options(&["-k", "1"]).start();
+    server.config.authorise(&client_id(2));
+    let since = Instant::now();
+    newcomer.wait_up();
+    println!("recovery: authorised under a flood: {:.3} s", since.elapsed().as_secs_f64());
+    beat.wait_beats(100);
+    let tally = beat.tally();
+    let sent = flood.stop();
+    println!("{sent} datagrams of a flood, {tally:?}");
+    assert!(sent > 10_000);
+    assert!(tally.lost * 10 < tally.sent, "{tally:?}");
+    assert!(server.lines.all().len() < 20, "the log stays bounded");
+    assert!(proc::resident(server.pid()) < memory + 1024, "memory stays bounded");
+    assert_discreet(&server.lines);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_flood_costs_one_look_at_the_directory_a_second() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, []);
+    let trace = lab.server.path("trace");
+    let command = ["strace", "-f", "-e", "trace=openat", "-o", trace.to_str().unwrap()];
+    let launch = server.launch().clone().operands(["/bin/true"]);
+    let process = launch.start_under(&command);
+    process.lines.wait("started: ");
+    let looks = || {
+        let directory = server.config.peers();
+        let text = fs::read_to_string(&trace).unwrap_or_default();
+        text.matches(directory.to_str().unwrap()).count()
+    };
+    let before = looks();
+    let flood = Flood::start(lab.client());
+    let since = Instant::now();
+    wait_until(PATIENCE, "three looks", || looks() >= before + 3);
+    let (seconds, looked) = (since.elapsed().as_secs(), looks() - before);
+    let sent = flood.stop();
+    assert!(sent > 1000);
+    assert!(looked <= usize::try_from(seconds).unwrap() + 2, "{looked} in {seconds} s");
+    assert!(since.elapsed() > Duration::from_millis(1900));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn hup_forgets_one_of_three_and_the_others_lose_nothing() {
+    let lab = Lab::behind_nat(3);
+    let server = Server::new(&lab.server, [1, 2, 3]).start();
+    let clients: Vec<Client> = (1..)
+        .zip(&lab.clients)
+        .map(|(number, host)| Client::new(host, number).options(&["-k", "1"]).start())
+        .collect();
+    clients.iter().for_each(Client::wait_up);
+    let beats: Vec<Heartbeat> = [&clients[0], &clients[2]]
+        .iter()
+        .map(|client| Heartbeat::start(&client.host, &lab.server, client.inner.server4()))
+        .collect();
+    beats.iter().for_each(|beat| beat.wait_beats(50));
+
+    // The file alone does nothing yet.
+    server.config.revoke(&client_id(2));
+    assert!(ping_works(&lab.clients[1], clients[1].inner.server4()));
+    let admitted = server.lines.matching("admitted from");
+    let device = admitted.iter().find(|line| line.contains(&shown(&client_id(2)))).unwrap();
+    let device = device.rsplit(' ').next().unwrap();
+
+    server.signal(Signal::SIGHUP);
+    let line = server.lines.wait("forgotten");
+    assert!(line.contains(&shown(&client_id(2))) && line.contains(device), "{line}");
+    let tuns = lab.server.wait_tuns(2);
+    assert!(!tuns.contains(&device.to_owned()), "{tuns:?}");
+    beats.iter().for_each(|beat| beat.wait_beats(100));
+    for beat in &beats {
+        assert_eq!(beat.tally().lost, 0, "{:?}", beat.tally());
+    }
+    assert!(!ping_works(&lab.clients[1], clients[1].inner.server4()));
+    assert_eq!(server.lines.count("forgotten"), 1);
+    assert_eq!(server.lines.count("admitted from"), 3, "nobody came anew");
+
+    // Authorised again, it is back without a signal.
+    server.config.authorise(&client_id(2));
+    clients[1].wait_up();
+    assert_discreet(&server.lines);
+}
+
+/// Puts files that authorise nobody into a directory of peers; returns the lines to be expected.
+fn unfit_files(config: &Config) -> Vec<String> {
+    let file = |number| config.peer(&client_id(number));
+    fs::write(file(0xa001), "a key\n").unwrap();
+    fs::create_dir(file(0xa002)).unwrap();
+    nix::unistd::mkfifo(&file(0xa003), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    fs::File::create(file(0xa004)).unwrap().set_len(1 << 30).unwrap();
+    fs::write(file(0xa005), [b' '; 4097]).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", file(0xa006)).unwrap();
+    std::os::unix::fs::symlink("/nonexistent", file(0xa007)).unwrap();
+    // Names of other shapes: too short, upper case, too long, no hex, and one that says nothing.
+    for name in ["0123", "0123456789ABCDEF", "0123456789abcdef0", "README", ".hidden"] {
+        fs::write(config.peer(name), "").unwrap();
+    }
+    [
+        ("a001", "has content"),
+        ("a002", "is not a regular file"),
+        ("a003", "is not a regular file"),
+        ("a004", "is larger than 4096 bytes"),
+        ("a005", "is larger than 4096 bytes"),
+        ("a006", "is not a regular file"),
+        ("a007", "No such file or directory"),
+    ]
+    .map(|(id, reason)| format!("/{id}...: |{reason}"))
+    .into()
+}
+
+/// Waits for a line that contains both parts.
+fn wait_for_parts(lines: &Lines, parts: &str) {
+    let (first, second) = parts.split_once('|').unwrap();
+    lines.wait_all(parts, |lines| {
+        lines.iter().any(|line| line.contains("refused") && line.contains(first) && line.contains(second))
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn files_that_do_not_authorise() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]);
+    let expected = unfit_files(&server.config);
+    // White space is nothing, and a link to an empty file is a file.
+    fs::write(server.config.peer(&client_id(2)), " \t\r\n\n").unwrap();
+    fs::write(server.config.path.join("empty"), "").unwrap();
+    std::os::unix::fs::symlink("../empty", server.config.peer(&client_id(3))).unwrap();
+    let memory_limit = 16 * 1024;
+    let server = server.start_with(&["/bin/true"]);
+    for parts in &expected {
+        wait_for_parts(&server.lines, parts);
+    }
+    let line = server.lines.wait("are not 16 lower-case hex digits");
+    assert!(line.contains("ignored 4 names in "), "{line}");
+    assert!(!line.contains("README"), "{line}");
+    server.lines.wait("3 authorised clients");
+
+    let peer = Peer::new(lab.client());
+    for number in 0xa001..=0xa007 {
+        peer.send(&client_id(number), &keepalive(u32::from(number)), TO);
+    }
+    for number in [1, 2, 3] {
+        peer.send(&client_id(number), &keepalive(number.into()), TO);
+        let others = peer.expect(&datagram(SERVER_ID, &answer(number.into())));
+        assert!(others.is_empty(), "{others:02x?}");
+    }
+    assert_eq!(server.lines.count("admitted"), 3);
+    assert!(proc::resident(server.pid()) < memory_limit, "the large file was not read");
+    let refused = server.lines.count("refused");
+    assert_eq!(refused, expected.len(), "each is named once");
+    server.lines.wait_next("are authorised", || server.signal(Signal::SIGHUP));
+    assert_eq!(server.lines.count("refused"), 2 * expected.len());
+    assert_discreet(&server.lines);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_refuses_the_same_files() {
+    let lab = Lab::direct();
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
+    let expected = unfit_files(&client.config);
+    let client = client.start();
+    for parts in &expected {
+        wait_for_parts(&client.lines, parts);
+    }
+    client.wait_up();
+    assert_discreet(&client.lines);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_file_that_gets_content_is_refused_at_hup() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
+    fs::write(server.config.peer(&client_id(1)), "key\n").unwrap();
+    server.signal(Signal::SIGHUP);
+    wait_for_parts(&server.lines, "/0001...: |has content");
+    server.lines.wait("forgotten");
+    lab.server.wait_tuns(0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_directory_of_clients_that_is_not_there() {
+    for unreadable in [false, true] {
+        let lab = Lab::direct();
+        let server = Server::new(&lab.server, []);
+        fs::remove_dir(server.config.peers()).unwrap();
+        fs::write(server.config.peers(), "").unwrap();
+        let server = server.start_with(&["/bin/true"]);
+        let line = server.lines.wait("unable to read ");
+        assert!(line.contains("/clients: Not a directory"), "{line}");
+        let peer = Peer::new(lab.client());
+        peer.send(&client_id(1), &keepalive(1), TO);
+        server.lines.wait("not authorised");
+        fs::remove_file(server.config.peers()).unwrap();
+        if unreadable {
+            // For a moment it is missing altogether.
+            server.lines.wait_next("unable to read ", || server.signal(Signal::SIGHUP));
+        }
+        fs::create_dir(server.config.peers()).unwrap();
+        server.config.authorise(&client_id(1));
+        peer.knock(&client_id(1), TO, SERVER_ID);
+
+        // Unreadable at HUP: the list stays as it was.
+        fs::rename(server.config.peers(), server.config.path.join("moved")).unwrap();
+        server.lines.wait_next("unable to read ", || server.signal(Signal::SIGHUP));
+        peer.knock(&client_id(1), TO, SERVER_ID);
+        assert_eq!(server.lines.count("forgotten"), 0);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_accepts_authorised_servers_only() {
+    let lab = Lab::direct();
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
+    client.config.revoke(SERVER_ID);
+    let ran = support::tunnel::client_prog(lab.client(), "up", 1, "echo ran >>$0.runs; exec sleep 1000");
+    let client = client.start_with(&[ran]);
+    let line = client.lines.wait("not authorised");
+    assert!(line.contains(&shown(SERVER_ID)), "{line}");
+    assert!(!ping_works(lab.client(), client.inner.server4()));
+    // Without a signal.
+    client.config.authorise(SERVER_ID);
+    client.wait_up();
+    client.lines.wait("answers from");
+
+    // The last server is removed: at HUP all that arrives is dropped, device and PROG stay.
+    let tun = lab.client().tuns();
+    client.config.revoke(SERVER_ID);
+    assert!(ping_works(lab.client(), client.inner.server4()));
+    client.lines.wait_next("0 servers are authorised", || client.signal(Signal::SIGHUP));
+    assert!(!ping_works(lab.client(), client.inner.server4()));
+    client.config.authorise(SERVER_ID);
+    client.wait_up();
+    assert_eq!(lab.client().tuns(), tun);
+    assert_eq!(lab.client().read("up.runs"), "ran\n");
+    assert!(client.lines.count("not authorised") <= 2, "at a bounded rate");
+    assert_discreet(&client.lines);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_clients_directory_of_servers_that_is_not_there() {
+    let lab = Lab::direct();
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
+    fs::remove_dir_all(client.config.peers()).unwrap();
+    fs::write(client.config.peers(), "").unwrap();
+    let client = client.start();
+    let line = client.lines.wait("unable to read ");
+    assert!(line.contains("/servers: Not a directory"), "{line}");
+    fs::remove_file(client.config.peers()).unwrap();
+    fs::create_dir(client.config.peers()).unwrap();
+    client.config.authorise(SERVER_ID);
+    client.wait_up();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_peers_of_the_other_part_open_nothing() {
+    // A server's identifier is seen by all its clients; it must not open this host's own server.
+    let lab = Lab::direct();
+    let config = Config::server(&lab.server, "jtunneld", SERVER_ID);
+    fs::create_dir(config.path.join("servers")).unwrap();
+    fs::write(config.path.join("servers").join(client_id(1)), "").unwrap();
+    config.authorise(&client_id(2));
+    let server = Launch::server(&lab.server)
+        .options(["-d".as_ref(), config.path.as_os_str()])
+        .operands(["/bin/true"])
+        .start();
+    server.lines.wait("started: ");
+    let peer = Peer::new(lab.client());
+    peer.send(&client_id(1), &keepalive(1), TO);
+    peer.send(&client_id(2), &keepalive(2), TO);
+    assert!(peer.expect(&datagram(SERVER_ID, &answer(2))).is_empty());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn any_identifier_but_not_any_address() {
+    let lab = Lab::direct();
+    let peer = Peer::bound(&lab.server, "0.0.0.0:5886");
+    let client = Client::new(lab.client(), 1).options(&["-k", "1", "-A"]);
+    client.config.revoke(SERVER_ID);
+    let client = client.start();
+    let (_, from) = peer.receive();
+    let to = (&*from.ip().to_string(), from.port());
+    // Another port of the server, and another host's forgery of another address.
+    Peer::new(&lab.server).send("00000000000000ff", &[], to);
+    let forged = |n: u8| std::net::SocketAddrV4::new([198, 51, 100, n].into(), 5886);
+    let target = std::net::SocketAddrV4::new([198, 51, 100, 2].into(), from.port());
+    Forger::new(&lab.server).udp(forged(9), target, &datagram(SERVER_ID, &[]));
+    // The marker: a keepalive, whose answer shows that the rest was seen.
+    wait_until(PATIENCE, "an answer", || {
+        peer.send("00000000000000ee", &keepalive(5), to);
+        std::iter::from_fn(|| peer.receive_within(Duration::from_millis(100)))
+            .any(|(content, _)| content == datagram(&client_id(1), &answer(5)))
+    });
+    let lines = client.lines.matching("answers from");
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].contains("00ee... answers") || lines[0].contains("0000... answers"), "{lines:?}");
+    let status = client.lines.wait_next("status: device", || client.signal(Signal::SIGUSR1));
+    assert!(status.ends_with("dropped 2"), "{status}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn two_clients_behind_one_nat() {
+    let lab = Lab::behind_nat(2);
+    let server = Server::new(&lab.server, [1, 2]).start();
+    let clients: Vec<Client> = (1..)
+        .zip(&lab.clients)
+        .map(|(number, host)| Client::new(host, number).options(&["-k", "1"]).start())
+        .collect();
+    clients.iter().for_each(Client::wait_up);
+    let beats: Vec<Heartbeat> = clients
+        .iter()
+        .map(|client| Heartbeat::start(&lab.server, &client.host, client.inner.client4()))
+        .collect();
+    beats.iter().for_each(|beat| beat.wait_beats(100));
+    for beat in &beats {
+        assert_eq!(beat.tally().lost, 0);
+    }
+    for line in server.lines.matching("admitted from") {
+        assert!(line.contains("from 198.51.100.2:"), "{line}");
+    }
+    assert_eq!(server.lines.count("moved from"), 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn two_clients_with_one_identifier() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    let (a, b) = (Peer::new(lab.client()), Peer::new(lab.client()));
+    let id = client_id(1);
+    for counter in 0..100 {
+        for peer in [&a, &b] {
+            peer.send(&id, &keepalive(counter), TO);
+            // The last one to speak has the answer.
+            let others = peer.expect(&datagram(SERVER_ID, &answer(counter)));
+            assert!(others.iter().all(|other| other.len() > 13), "{others:02x?}");
+        }
+    }
+    assert_eq!(server.lines.count("admitted from"), 1);
+    assert_eq!(server.lines.count("moved from"), 1, "at most one line in 10 s");
+    assert_eq!(lab.server.tuns().len(), 1);
+}

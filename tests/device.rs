@@ -1,0 +1,284 @@
+//! What happens to the tun device while it is in use: down, renamed, deleted.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use support::config::{SERVER_ID, client_id};
+use support::heartbeat::Heartbeat;
+use support::host::Host;
+use support::lab::{Lab, SERVER4};
+use support::lines::Lines;
+use support::peer::{Peer, answer, datagram, keepalive};
+use support::proc;
+use support::traffic::ping_works;
+use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
+use support::wait::{PATIENCE, wait_until};
+
+const TO: (&str, u16) = (SERVER4, 5886);
+
+/// The processor time of a program and its children.
+fn cpu(pid: Pid) -> Duration {
+    let children = proc::children(pid);
+    proc::cpu_time(pid) + children.into_iter().map(proc::cpu_time).sum::<Duration>()
+}
+
+/// Both ends of a tunnel, in turn: host and log.
+fn ends(tunnel: &Tunnel) -> [(&Host, &Lines); 2] {
+    [
+        (&tunnel.lab.server, &tunnel.server.lines),
+        (tunnel.lab.client(), &tunnel.client.lines),
+    ]
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_device_that_is_down_loses_packets_and_no_more() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    let inner = tunnel.client.inner;
+    for (down, other, address) in [
+        (&tunnel.lab.server, tunnel.lab.client(), inner.server4()),
+        (tunnel.lab.client(), &tunnel.lab.server, inner.client4()),
+    ] {
+        let tun = &down.tuns()[0];
+        let before = (cpu(tunnel.server.pid()), cpu(tunnel.client.pid()));
+        let beat = Heartbeat::start(other, down, address);
+        beat.wait_beats(10);
+        down.ip(&format!("link set {tun} down"));
+        let since = Instant::now();
+        tunnel.client.lines.wait_next("status: device", || {
+            // A keepalive or two pass meanwhile.
+            wait_until(PATIENCE, "two seconds", || since.elapsed() > Duration::from_secs(2));
+            tunnel.client.signal(Signal::SIGUSR1);
+        });
+        down.ip(&format!("link set {tun} up"));
+        // An address of IPv4 stays, its route does not.
+        let far = [inner.server4(), inner.client4()].into_iter().find(|end| *end != address);
+        down.try_ip(&format!("route add {} dev {tun}", far.unwrap()));
+        let time = beat.recovery(Instant::now());
+        assert!(time < Duration::from_millis(500), "{time:?}");
+        let after = (cpu(tunnel.server.pid()), cpu(tunnel.client.pid()));
+        assert!(after.0 - before.0 < Duration::from_millis(500), "the server spins");
+        assert!(after.1 - before.1 < Duration::from_millis(500), "the client spins");
+    }
+    for (_, lines) in ends(&tunnel) {
+        assert_eq!(lines.count("gone"), 0);
+        assert_eq!(lines.count("starting it again"), 0);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_packet_for_a_device_that_is_down_is_counted() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    for _ in 0..5 {
+        peer.send(&client_id(1), &[0x45; 100], TO);
+        peer.send(&client_id(1), &[0x65; 100], TO);
+    }
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    let line = server.lines.wait_next(" heard ", || server.signal(Signal::SIGUSR1));
+    assert!(line.ends_with("dropped 10"), "{line}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_device_may_be_renamed() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    for (host, lines) in ends(&tunnel) {
+        let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+        beat.wait_beats(10);
+        // Linux renames devices that are up, as long as nobody else has the name.
+        let tun = &host.tuns()[0];
+        host.ip(&format!("link set {tun} name home"));
+        beat.wait_beats(20);
+        assert_eq!(beat.tally().lost, 0);
+        assert_eq!(lines.count("gone"), 0);
+    }
+    let line = tunnel.server.lines.wait_next(" heard ", || tunnel.server.signal(Signal::SIGUSR1));
+    assert!(line.contains(" home "), "{line}");
+    let line = tunnel.client.lines.wait_next("status: device", || {
+        tunnel.client.signal(Signal::SIGUSR1);
+    });
+    assert!(line.contains("device home,"), "{line}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_deleted_device_is_built_again_under_traffic() {
+    let lab = Lab::direct();
+    let runs = "case $TUN_CLIENT_ID in 0001*) echo ran >>$0.runs; esac";
+    let prog = server_prog(&lab.server, "up", runs);
+    let server = Server::new(&lab.server, [1, 2]).start_with(&[prog]);
+    let prog = client_prog(lab.client(), "up", 1, "echo ran >>$0.runs");
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&[prog]);
+    client.wait_up();
+    let other = Client::new(lab.client(), 2).options(&["-k", "1"]).start();
+    other.wait_up();
+    let untouched = Heartbeat::start(lab.client(), &lab.server, other.inner.server4());
+    untouched.wait_beats(10);
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+    for (host, lines) in [(&lab.server, &server.lines), (lab.client(), &client.lines)] {
+        beat.wait_beats(10);
+        let (child, cpu_before) = (proc::twins(client.pid()), cpu(server.pid()));
+        let route = host.ip("-o -4 address show");
+        let line = route.lines().find(|line| line.contains(" 10.0.1.")).unwrap();
+        let tun = line.split_whitespace().nth(1).unwrap();
+        host.ip(&format!("link del {tun}"));
+        let time = beat.recovery(Instant::now());
+        println!("recovery: device deleted on {}: {:.3} s", host.name(), time.as_secs_f64());
+        assert!(time < Duration::from_secs(2), "{time:?}");
+        lines.wait("is gone");
+        assert_eq!(host.read("up.runs"), "ran\nran\n");
+        assert_eq!(host.tuns().len(), 2);
+        assert!(cpu(server.pid()) - cpu_before < Duration::from_millis(500), "it spins");
+        if host.name() == lab.client().name() {
+            assert_ne!(proc::twins(client.pid()), child, "a new sender for the new device");
+            lines.wait("opened");
+        }
+    }
+    assert_eq!(untouched.tally().lost, 0, "the other client noticed");
+    assert_eq!(other.lines.count("gone"), 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_deleted_device_is_noticed_without_traffic() {
+    let lab = Lab::direct();
+    let mut server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    lab.server.ip(&format!("link del {}", lab.server.tuns()[0]));
+    server.lines.wait("is gone");
+    server.lines.wait("forgotten");
+    // It comes again with the next packet of any kind.
+    assert_eq!(lab.server.tuns().len(), 0);
+    peer.send(&client_id(1), &[], TO);
+    server.lines.wait_nth("admitted from", 2);
+    lab.server.wait_tuns(1);
+    server.process().stop();
+
+    // The client rebuilds at once.
+    let client = Client::new(lab.client(), 1).options(&["-k", "0"]).start_with(&["/bin/true"]);
+    let tun = &lab.client().wait_tuns(1)[0];
+    wait_until(PATIENCE, "the sender", || proc::twins(client.pid()).len() == 1);
+    lab.client().ip(&format!("link del {tun}"));
+    client.lines.wait("opened");
+    lab.client().wait_tuns(1);
+    wait_until(PATIENCE, "the new sender", || proc::twins(client.pid()).len() == 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn devices_deleted_again_and_again() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    for round in 0..5 {
+        for (host, _) in ends(&tunnel) {
+            let tuns = host.wait_tuns(1);
+            host.ip(&format!("link del {}", tuns[0]));
+            tunnel.client.wait_up();
+        }
+        assert!(tunnel.client.runs() && tunnel.server.runs(), "round {round}");
+    }
+    assert_eq!(proc::twins(tunnel.client.pid()).len(), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_device_file_for_the_next_client() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1, 2]).start();
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    lab.server.without_device("net/tun");
+    for counter in 0..200 {
+        peer.send(&client_id(2), &keepalive(counter), TO);
+    }
+    // The first one is served on.
+    peer.send(&client_id(1), &keepalive(777), TO);
+    peer.expect(&datagram(SERVER_ID, &answer(777)));
+    let lines = server.lines.matching("/dev/net/tun");
+    assert_eq!(lines.len(), 1, "at a bounded rate: {lines:?}");
+    assert!(lines[0].contains("No such file or directory"), "{lines:?}");
+    assert_eq!(lab.server.tuns().len(), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_more_descriptors_for_the_next_client() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, 1..=60);
+    let prog = server_prog(&lab.server, "up", "");
+    let launch = server.launch().clone().operands([prog]);
+    let process = launch.start_under(&["prlimit", "--nofile=40:40"]);
+    process.lines.wait("started: ");
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.wait_up();
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+    let peer = Peer::new(lab.client());
+    for number in 2..=60 {
+        peer.send(&client_id(number), &keepalive(0), TO);
+    }
+    let line = process.lines.wait("unable to create a tun device");
+    assert!(line.contains("client 00"), "{line}");
+    beat.wait_beats(30);
+    assert_eq!(beat.tally().lost, 0, "no harm to the others");
+    let tuns = lab.server.tuns().len();
+    assert!((10..40).contains(&tuns), "{tuns} devices");
+    assert!(process.lines.count("unable to create a tun device") <= 2);
+    // One leaves, another may come.
+    server.config.revoke(&client_id(2));
+    process.lines.wait_next("forgotten", || process.signal(Signal::SIGHUP));
+    peer.knock(&client_id(60), TO, SERVER_ID);
+    assert!(ping_works(lab.client(), client.inner.server4()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn more_devices_than_select_can_name() {
+    // Descriptors beyond 1024 need a limit that allows them.
+    const CLIENTS: u16 = 1100;
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, 1..=CLIENTS);
+    let launch = server.launch().clone().operands(["/bin/true"]);
+    let process = launch.start_under(&["prlimit", "--nofile=1024:4096"]);
+    process.lines.wait("started: ");
+    let peer = Peer::new(lab.client());
+    let since = Instant::now();
+    for number in 1..=CLIENTS {
+        peer.send(&client_id(number), &keepalive(number.into()), TO);
+        peer.expect(&datagram(SERVER_ID, &answer(number.into())));
+    }
+    println!("{CLIENTS} clients have a device after {:.3} s", since.elapsed().as_secs_f64());
+    let line = process.lines.wait_next("status: ", || process.signal(Signal::SIGUSR1));
+    assert!(line.contains("1100 clients"), "{line}");
+    let text = lab.server.ip("-o link show type tun");
+    assert_eq!(text.lines().count(), CLIENTS.into());
+    // The last one carries packets in both directions.
+    let last = process.lines.matching("admitted from").last().unwrap().clone();
+    let device = last.rsplit(' ').next().unwrap();
+    let (own, other) = (Inner(CLIENTS).server4(), Inner(CLIENTS).client4());
+    lab.server.ip(&format!("address add {own} peer {other} dev {device}"));
+    lab.server.ip(&format!("link set {device} up"));
+    assert!(!ping_works(&lab.server, other), "nobody answers");
+    loop {
+        let (content, _) = peer.receive();
+        if content.get(8) == Some(&0x45) {
+            break;
+        }
+    }
+    // All deleted at once: none is left, and nothing spins.
+    let devices = text.lines().filter_map(|line| line.split(": ").nth(1));
+    let lines: String = devices.map(|name| format!("link set {name} group 7\n")).collect();
+    std::fs::write(lab.server.path("batch"), lines).unwrap();
+    lab.server.sh("ip -batch batch");
+    lab.server.ip("link del group 7");
+    process.lines.wait_nth("forgotten", CLIENTS.into());
+    let since = Instant::now();
+    process.signal(Signal::SIGTERM);
+    wait_until(PATIENCE, "the end", || !process.runs());
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+}

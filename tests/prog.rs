@@ -1,0 +1,384 @@
+//! PROG: what it finds when it runs, and what it may do without harm to the tunnel.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::config::{SERVER_ID, client_id, shown};
+use support::heartbeat::Heartbeat;
+use support::host::Host;
+use support::lab::{Lab, SERVER4, SERVER6};
+use support::peer::{Peer, answer, datagram, keepalive};
+use support::proc;
+use support::traffic::ping_works;
+use support::tunnel::{Client, Server, Tunnel, client_prog, server_prog};
+use support::wait::{PATIENCE, wait_for, wait_until};
+
+const TO: (&str, u16) = (SERVER4, 5886);
+
+/// A PROG that tells all about itself, in files beside it.
+fn curious(host: &Host) -> PathBuf {
+    host.script(
+        "curious",
+        r#"
+        env | sort >$0.env
+        printf '%s\n' "$@" >$0.arguments
+        grep -E '^(Sig|Pid|NSpgid)' /proc/self/status >$0.status
+        for fd in 0 1 2; do readlink /proc/$$/fd/$fd; done >$0.streams
+        ulimit -n >$0.limit; ulimit -Hn >>$0.limit
+        pwd >$0.directory
+        cut -d ' ' -f 1,5 /proc/$$/stat >$0.group
+        echo to-output; echo to-error >&2
+        : >$0.done"#,
+    )
+}
+
+fn told(host: &Host, what: &str) -> String {
+    host.read(&format!("curious.{what}"))
+}
+
+fn wait_done(host: &Host) {
+    wait_until(PATIENCE, "PROG", || host.path("curious.done").exists());
+}
+
+/// What holds for PROG of either program, run with `-f`.
+fn common_to_both(host: &Host, parent: Pid) {
+    let arguments = told(host, "arguments");
+    assert_eq!(arguments, "-f\n-k\n \nid\n", "PROG's own options are its own");
+    for line in told(host, "status").lines() {
+        if let Some(set) = ["SigBlk:", "SigIgn:"].iter().find_map(|name| line.strip_prefix(name)) {
+            let set = u64::from_str_radix(set.trim(), 16).unwrap();
+            assert_eq!(set & !INTERNAL_SIGNALS, 0, "{line}");
+        }
+    }
+    let streams = told(host, "streams");
+    let streams: Vec<&str> = streams.lines().collect();
+    assert_eq!(streams[0], "/dev/null");
+    assert!(streams[2].starts_with("pipe:"), "inherited with -f: {streams:?}");
+    // 10 is the shell's own handle on its script.
+    let own_limit = fs::read_to_string("/proc/self/limits").unwrap();
+    let own_limit = own_limit.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let own_limit: Vec<&str> = own_limit.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(told(host, "limit").split_whitespace().collect::<Vec<_>>(), own_limit);
+    assert_eq!(Path::new(told(host, "directory").trim()), host.path("").components().as_path());
+    let group = told(host, "group");
+    let (pid, group) = group.trim().split_once(' ').unwrap();
+    assert_eq!(pid, group, "a process group of its own");
+    assert_ne!(group, parent.to_string());
+}
+
+/// 32 and 33, which the C library keeps for itself and ignores while it spawns.
+const INTERNAL_SIGNALS: u64 = 3 << 31;
+
+/// The variables that are PROG's only.
+fn variables(host: &Host) -> Vec<String> {
+    let text = told(host, "env");
+    let lines = text.lines().filter(|line| line.starts_with("TUN_"));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_servers_prog_finds() {
+    let lab = Lab::direct();
+    let prog = curious(&lab.server);
+    let words = [prog.to_str().unwrap(), "-f", "-k", " ", "id"];
+    let server = Server::new(&lab.server, [1]).options(&["-m", "1300"]).start_with(&words);
+    Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
+    wait_done(&lab.server);
+    common_to_both(&lab.server, server.pid());
+    let tun = &lab.server.tuns()[0];
+    assert_eq!(
+        variables(&lab.server),
+        [
+            format!("TUN_CLIENT_ID={}", client_id(1)),
+            format!("TUN_DEV_NAME={tun}"),
+            "TUN_MTU=1300".into(),
+        ]
+    );
+    server.lines.wait("to-output");
+    server.lines.wait("to-error");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_clients_prog_finds() {
+    for (address, name) in [(SERVER4, SERVER4), (SERVER6, SERVER6), (SERVER4, "tunnel.example")] {
+        let lab = Lab::direct();
+        lab.client().etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+        let prog = curious(lab.client());
+        let words = [prog.to_str().unwrap(), "-f", "-k", " ", "id"];
+        let client = Client::new(lab.client(), 1).to(name).start_with(&words);
+        wait_done(lab.client());
+        common_to_both(lab.client(), client.pid());
+        let tun = &lab.client().tuns()[0];
+        assert_eq!(
+            variables(lab.client()),
+            [
+                format!("TUN_DEV_NAME={tun}"),
+                "TUN_MTU=1420".into(),
+                format!("TUN_SERVER_ADDRESS={address}"),
+                "TUN_SERVER_PORT=5886".into(),
+            ]
+        );
+        client.lines.wait("to-output");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn prog_inherits_no_descriptor() {
+    let lab = Lab::direct();
+    let sleep = ["sleep", "1000"];
+    let server = Server::new(&lab.server, [1]).start_with(&sleep);
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&sleep);
+    let expected = [&["0", "1", "2"].map(String::from)[..], &proc::inheritable()].concat();
+    for program in [server.pid(), client.pid()] {
+        let prog = wait_for(PATIENCE, "PROG", || {
+            proc::children(program).into_iter().find(|&pid| proc::name(pid) == "sleep")
+        });
+        for entry in fs::read_dir(format!("/proc/{prog}/fd")).unwrap() {
+            let number = entry.unwrap().file_name().into_string().unwrap();
+            assert!(expected.contains(&number), "descriptor {number}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn in_the_background_prog_writes_nowhere() {
+    let lab = Lab::direct();
+    let prog = curious(&lab.server);
+    let server = Server::new(&lab.server, [1]);
+    let pid_file = lab.server.path("pid");
+    let launch = server.launch().clone().options(["-P".as_ref(), pid_file.as_os_str()]);
+    let output = launch.operands([prog]).output();
+    assert_eq!(output.status.code(), Some(0));
+    Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
+    wait_done(&lab.server);
+    // Standard output is the file itself while it is written.
+    let file = lab.server.path("curious.streams");
+    let expected = format!("/dev/null\n{}\n/dev/null\n", file.display());
+    assert_eq!(told(&lab.server, "streams"), expected);
+    assert_eq!(told(&lab.server, "directory"), "/\n");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_failure_is_logged_and_survived() {
+    let lab = Lab::direct();
+    let prog = lab.server.script("fails", "exit 3");
+    let server = Server::new(&lab.server, [1, 2]).start_with(&[prog]);
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    let line = server.lines.wait("exited with status 3");
+    assert!(line.contains(&format!("client {}: ", shown(&client_id(1)))), "{line}");
+    // Killed by a signal.
+    let prog = lab.server.script("fails", "kill -9 $$");
+    peer.knock(&client_id(2), TO, SERVER_ID);
+    let line = server.lines.wait("was killed by signal 9");
+    assert!(line.contains(&format!("client {}: ", shown(&client_id(2)))), "{line}");
+    // Not there any more.
+    fs::remove_file(prog).unwrap();
+    server.config.authorise(&client_id(3));
+    peer.knock(&client_id(3), TO, SERVER_ID);
+    let line = server.lines.wait("unable to run");
+    assert!(line.contains(&format!("client {}: ", shown(&client_id(3)))), "{line}");
+    assert_eq!(lab.server.tuns().len(), 3);
+    peer.knock(&client_id(1), TO, SERVER_ID);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn success_is_no_news() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    for lines in [&tunnel.server.lines, &tunnel.client.lines] {
+        assert_eq!(lines.count("exited"), 0, "{:?}", lines.all());
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_clients_prog_may_fail_too() {
+    let lab = Lab::direct();
+    let prog = client_prog(lab.client(), "fails", 1, "exit 4");
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&[prog]);
+    client.lines.wait("exited with status 4");
+    client.wait_up();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_that_hangs_stops_nobody() {
+    let lab = Lab::behind_nat(2);
+    // Client 2's never returns, and never gives it an address.
+    let prog = server_prog(&lab.server, "up", "");
+    let hangs = format!(
+        "case $TUN_CLIENT_ID in 0002*) trap '' TERM; while :; do sleep 1000; done;; esac\nexec {}",
+        prog.display()
+    );
+    let hangs = lab.server.script("hangs", &hangs);
+    let server = Server::new(&lab.server, [1, 2]).start_with(&[hangs]);
+    Peer::new(&lab.clients[1]).knock(&client_id(2), TO, SERVER_ID);
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.wait_up();
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+    beat.wait_beats(50);
+    // It is asked to end, in vain; after five seconds its device goes all the same.
+    let since = Instant::now();
+    server.config.revoke(&client_id(2));
+    server.signal(Signal::SIGHUP);
+    lab.server.wait_tuns(1);
+    let time = since.elapsed();
+    assert!(time > Duration::from_secs(4) && time < Duration::from_secs(8), "{time:?}");
+    assert_eq!(beat.tally().lost, 0, "{:?}", beat.tally());
+}
+
+/// A PROG with a child, that stays until SIGTERM and then looks whether its device is there.
+const STAYS: &str = r#"
+    trap 'ip -o link show dev "$TUN_DEV_NAME" >$0.$TUN_DEV_NAME.down 2>&1
+        echo "$TUN_DEV_NAME" >>$0.downs; exit 7' TERM
+    echo $$ >>$0.pids
+    sleep 1000 & echo $! >>$0.pids
+    wait"#;
+
+fn pids(host: &Host, name: &str, number: usize) -> Vec<Pid> {
+    wait_for(PATIENCE, "the processes of PROG", || {
+        let text = host.read(name);
+        let pids: Vec<Pid> = text.lines().filter_map(|l| l.parse().ok().map(Pid::from_raw)).collect();
+        (pids.len() == number).then_some(pids)
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_that_stays_is_told_when_its_client_is_forgotten() {
+    let lab = Lab::direct();
+    let prog = server_prog(&lab.server, "stays", STAYS);
+    let server = Server::new(&lab.server, [1, 2]).start_with(&[prog]);
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    let first = pids(&lab.server, "stays.pids", 2);
+    peer.knock(&client_id(2), TO, SERVER_ID);
+    let both = pids(&lab.server, "stays.pids", 4);
+    server.config.revoke(&client_id(1));
+    server.signal(Signal::SIGHUP);
+    server.lines.wait("forgotten");
+    wait_until(PATIENCE, "the end of its whole group", || !first.iter().any(|&pid| proc::runs(pid)));
+    assert!(both[2..].iter().all(|&pid| proc::runs(pid)), "the other's runs on");
+    lab.server.wait_tuns(1);
+    let name = lab.server.read("stays.downs");
+    let look = lab.server.read(&format!("stays.{}.down", name.trim()));
+    assert!(look.contains("POINTOPOINT"), "its device was still there: {look}");
+    assert_eq!(server.lines.count("exited"), 0, "what it was asked to do is no failure");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_that_stays_is_told_when_the_program_ends() {
+    let lab = Lab::direct();
+    let prog = server_prog(&lab.server, "stays", STAYS);
+    let mut server = Server::new(&lab.server, [1, 2]).start_with(&[prog]);
+    let prog = client_prog(lab.client(), "stays", 1, STAYS);
+    let mut client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&[prog]);
+    client.wait_up();
+    Peer::new(lab.client()).knock(&client_id(2), TO, SERVER_ID);
+    for (host, process, number) in [
+        (lab.client(), client.process(), 2),
+        (&lab.server, server.process(), 4),
+    ] {
+        let pids = pids(host, "stays.pids", number);
+        let since = Instant::now();
+        process.stop();
+        assert!(since.elapsed() < Duration::from_millis(900), "{:?}", since.elapsed());
+        assert_eq!(host.tuns().len(), 0);
+        wait_until(PATIENCE, "the end of PROG", || !pids.iter().any(|&pid| proc::runs(pid)));
+        for name in host.read("stays.downs").lines() {
+            let look = host.read(&format!("stays.{name}.down"));
+            assert!(look.contains("POINTOPOINT"), "its device was still there: {look}");
+        }
+        assert_eq!(host.read("stays.downs").lines().count(), number / 2);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_that_stays_is_told_when_its_device_is_deleted() {
+    let lab = Lab::direct();
+    let prog = server_prog(&lab.server, "stays", STAYS);
+    let server = Server::new(&lab.server, [1]).start_with(&[prog]);
+    let prog = client_prog(lab.client(), "stays", 1, STAYS);
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&[prog]);
+    client.wait_up();
+    for (host, lines) in [(&lab.server, &server.lines), (lab.client(), &client.lines)] {
+        let pids = pids(host, "stays.pids", 2);
+        host.ip(&format!("link del {}", host.tuns()[0]));
+        lines.wait("is gone");
+        wait_until(PATIENCE, "the end of PROG", || !pids.iter().any(|&pid| proc::runs(pid)));
+        client.wait_up();
+        self::pids(host, "stays.pids", 4);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_that_does_not_listen_delays_the_end_by_a_second() {
+    let lab = Lab::direct();
+    let deaf = "trap '' TERM; : >$0.runs; while :; do sleep 1000; done";
+    let prog = lab.server.script("deaf", deaf);
+    let mut server = Server::new(&lab.server, [1]).start_with(&[prog]);
+    let prog = lab.client().script("deaf", deaf);
+    let mut client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&[prog]);
+    for (host, process) in [(lab.client(), client.process()), (&lab.server, server.process())] {
+        wait_until(PATIENCE, "PROG", || host.path("deaf.runs").exists());
+        let since = Instant::now();
+        process.stop();
+        let time = since.elapsed();
+        assert!(time > Duration::from_millis(900) && time < Duration::from_secs(3), "{time:?}");
+        assert_eq!(host.tuns().len(), 0);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_that_stays_may_be_killed() {
+    let lab = Lab::direct();
+    let prog = server_prog(&lab.server, "stays", "echo $$ >$0.pid; exec sleep 1000");
+    let server = Server::new(&lab.server, [1]).start_with(&[prog]);
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.wait_up();
+    let pid = pids(&lab.server, "stays.pid", 1)[0];
+    kill(pid, Signal::SIGKILL).unwrap();
+    server.lines.wait("was killed by signal 9");
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it was waited for");
+    assert!(ping_works(lab.client(), client.inner.server4()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn many_start_quickly_and_each_has_its_own_device() {
+    let lab = Lab::direct();
+    let prog = lab.server.script("up", "echo $TUN_DEV_NAME $TUN_CLIENT_ID >>$0.all; exec sleep 1000");
+    let server = Server::new(&lab.server, 1..=100).start_with(&[prog]);
+    let peer = Peer::new(lab.client());
+    let since = Instant::now();
+    for number in 1..=100 {
+        peer.send(&client_id(number), &keepalive(number.into()), TO);
+        peer.expect(&datagram(SERVER_ID, &answer(number.into())));
+    }
+    let answered = since.elapsed();
+    let lines = || lab.server.read("up.all").lines().count();
+    wait_until(PATIENCE, "100 PROGs", || lines() == 100);
+    println!("100 clients: tunnels after {answered:?}, PROGs after {:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(10));
+    let text = lab.server.read("up.all");
+    let mut devices: Vec<&str> = text.lines().filter_map(|l| l.split(' ').next()).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    assert_eq!(devices.len(), 100);
+    assert_eq!(server.lines.count("admitted from"), 100);
+}

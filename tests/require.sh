@@ -1,0 +1,100 @@
+#!/bin/sh
+# Sees to it that this machine has what a job needs: installs what is missing from Debian's packages
+# if it may, and names what is still missing.
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
+
+usage() {
+    echo "usage: tests/require.sh build|check|demo|lint ..." >&2
+    exit 100
+}
+
+# What a job needs, the machine's own abilities first.
+needs() {
+    case $1 in
+    build) echo cargo cc make ;;
+    check) echo root tun busybox conntrack ethtool ip iperf3 mandoc nft ping sha256sum strace tcpdump unshare ;;
+    demo) echo root tun busybox ip iperf3 nft ping sha256sum timeout ;;
+    lint) echo cargo cargo-clippy cargo-fmt cc mandoc ;;
+    *) usage ;;
+    esac
+}
+
+package() {
+    case $1 in
+    busybox) echo busybox-static ;;
+    cc) echo gcc libc6-dev ;;
+    ip) echo iproute2 ;;
+    nft) echo nftables ;;
+    ping) echo iputils-ping ;;
+    sha256sum | timeout) echo coreutils ;;
+    unshare) echo util-linux ;;
+    conntrack | ethtool | iperf3 | make | mandoc | strace | tcpdump) echo "$1" ;;
+    esac
+}
+
+have() {
+    case $1 in
+    root) [ "$(id -u)" = 0 ] ;;
+    # In a network namespace of its own, so that the device touches nothing.
+    tun) [ -c /dev/net/tun ] && ( : <>/dev/net/tun ) 2>/dev/null &&
+        { ! have root || ! have ip || unshare -mn ip tuntap add dev tun0 mode tun 2>/dev/null; } ;;
+    cargo) oldest=$(printf '%s\n' "$rust" "$(rustc --version 2>/dev/null | cut -d ' ' -f 2)" | sort -V | head -n 1)
+        command -v cargo >/dev/null && [ "$oldest" = "$rust" ] ;;
+    busybox) command -v busybox >/dev/null &&
+        [ "$(busybox --list | grep -cx -e httpd -e syslogd -e wget)" = 3 ] ;;
+    *) command -v "$1" >/dev/null ;;
+    esac
+}
+
+missing() {
+    for need in $needed; do
+        have "$need" || echo "$need"
+    done | awk '!seen[$0]++'
+}
+
+# Of two that run at once, one waits for the other.
+install_packages() (
+    export DEBIAN_FRONTEND=noninteractive
+    echo "Installing from Debian's packages: $*"
+    flock 9
+    apt-get -qq update </dev/null || :
+    apt-get -qq -o DPkg::Lock::Timeout=60 install -y --no-install-recommends "$@" </dev/null >/dev/null || :
+) 9<"$0"
+
+name() {
+    case $1 in
+    root) echo "root's rights: the network namespaces need them" ;;
+    tun) echo "/dev/net/tun: modprobe tun; mkdir -p /dev/net; mknod /dev/net/tun c 10 200" \
+        "(a container needs it handed in, and CAP_NET_ADMIN and CAP_SYS_ADMIN)" ;;
+    cargo) echo "a Rust toolchain, $rust or later (https://rustup.rs, or Debian's cargo and rustc if they are new enough)"
+        if [ -n "${SUDO_USER:-}" ]; then
+            # The words are for the reader's own shell.
+            # shellcheck disable=SC2016
+            echo '  if only root lacks it: sudo env "PATH=$PATH" "HOME=$HOME" make ...'
+        fi ;;
+    cargo-clippy | cargo-fmt) echo "$1 (rustup component add clippy rustfmt)" ;;
+    *) echo "$1 (Debian package $(package "$1"))" ;;
+    esac
+}
+
+[ $# -gt 0 ] || usage
+needed=$(for job; do needs "$job"; done) || exit
+
+PATH=$PATH:/usr/sbin:/sbin
+lacking=$(missing)
+case $lacking in *tun*) modprobe tun 2>/dev/null || : ;; esac
+packages=$(for need in $lacking; do package "$need"; done)
+if [ -n "$packages" ] && have root && have apt-get; then
+    # shellcheck disable=SC2086 # one word for each package
+    install_packages $packages
+fi
+
+lacking=$(missing)
+[ -n "$lacking" ] || exit 0
+for need in $lacking; do
+    echo "missing: $(name "$need")" >&2
+done
+exit 1

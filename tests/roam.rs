@@ -1,0 +1,451 @@
+//! Addresses change, mappings go stale, names move: the tunnel follows without anybody's help. How
+//! long it takes is printed.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use support::config::{SERVER_ID, client_id};
+use support::heartbeat::Heartbeat;
+use support::lab::{Lab, SERVER4, SERVER6, addresses, cable};
+use support::lines::Lines;
+use support::peer::{Peer, answer, datagram, keepalive};
+use support::proc;
+use support::sniffer::{self, Sniffer};
+use support::traffic::ping_works;
+use support::tunnel::{Client, Server, Tunnel};
+use support::wait::{PATIENCE, wait_until};
+
+/// The keepalive interval of most tests here.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+/// What a busy machine may take on top.
+const SLACK: Duration = Duration::from_millis(700);
+
+fn report(what: &str, time: Duration) {
+    println!("recovery: {what}: {:.3} s", time.as_secs_f64());
+}
+
+/// The source port of the client's datagrams, as the server last logged it.
+fn endpoint(lines: &Lines) -> String {
+    let lines = lines.all();
+    let last = lines.iter().rev().find_map(|line| match line.split_once(" moved from ") {
+        Some((_, rest)) => rest.split(' ').nth(2),
+        None => line.split_once(" admitted from ")?.1.split(' ').next(),
+    });
+    last.unwrap().to_owned()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_clients_address_changes_under_traffic() {
+    let tunnel = Tunnel::up(Lab::direct(), &[], &["-k", "25"]);
+    let client = tunnel.lab.client();
+    let beat = Heartbeat::start(client, &tunnel.lab.server, tunnel.client.inner.server4());
+    beat.wait_beats(20);
+    client.ip("address del 198.51.100.2/24 dev eth0");
+    client.ip("address add 198.51.100.3/24 dev eth0");
+    let time = beat.recovery(Instant::now());
+    report("new client address under traffic", time);
+    assert!(time < SLACK, "the next packet had to do, not a keepalive: {time:?}");
+    tunnel.server.lines.wait("moved from 198.51.100.2:");
+    assert!(endpoint(&tunnel.server.lines).starts_with("198.51.100.3:"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_clients_address_changes_while_idle() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    let client = tunnel.lab.client();
+    // From the server, so that the client says nothing of its own accord.
+    let beat = Heartbeat::start(&tunnel.lab.server, client, tunnel.client.inner.client4());
+    beat.wait_beats(20);
+    client.ip("address del 198.51.100.2/24 dev eth0");
+    client.ip("address add 198.51.100.3/24 dev eth0");
+    let time = beat.recovery(Instant::now());
+    report("new client address, idle client, keepalive 1 s", time);
+    assert!(time < KEEPALIVE + SLACK, "{time:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_clients_address_goes_and_comes_back() {
+    for (server, own, device_address) in [
+        (SERVER4, "198.51.100.2", "198.51.100.2/24"),
+        (SERVER6, "2001:db8::2", "2001:db8::2/64"),
+    ] {
+        let lab = Lab::direct();
+        let _server = Server::new(&lab.server, [1]).start();
+        let client = Client::new(lab.client(), 1).to(server).options(&["-k", "1"]).start();
+        client.wait_up();
+        let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+        beat.wait_beats(10);
+        lab.client().ip(&format!("address del {device_address} dev eth0"));
+        // Sends fail meanwhile: there is no address to send from, or no route.
+        client.lines.wait("unable to send");
+        lab.client().ip(&format!("address add {device_address} dev eth0"));
+        let time = beat.recovery(Instant::now());
+        report(&format!("address {own} back"), time);
+        assert!(time < SLACK, "{time:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_clients_interface_goes_down_and_up() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    let client = tunnel.lab.client();
+    let beat = Heartbeat::start(client, &tunnel.lab.server, tunnel.client.inner.server4());
+    beat.wait_beats(10);
+    client.ip("link set eth0 down");
+    tunnel.client.lines.wait("unable to send");
+    client.ip("link set eth0 up");
+    let time = beat.recovery(Instant::now());
+    report("interface up again", time);
+    assert!(time < KEEPALIVE + SLACK, "{time:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn another_uplink_takes_over() {
+    let lab = Lab::behind_nat(1);
+    let client = lab.client().clone();
+    cable(&client, "eth1", lab.router(), "backup");
+    addresses(&client, "eth1", &["192.168.99.2/24"]);
+    addresses(lab.router(), "backup", &["192.168.99.1/24"]);
+    let tunnel = Tunnel::up(lab, &[], &["-k", "25"]);
+    let beat = Heartbeat::start(&client, &tunnel.lab.server, tunnel.client.inner.server4());
+    beat.wait_beats(10);
+    client.ip("route replace default via 192.168.99.1");
+    client.ip("link set eth0 down");
+    let time = beat.recovery(Instant::now());
+    report("second uplink", time);
+    assert!(time < SLACK, "{time:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_nat_forgets_and_maps_anew() {
+    let lab = Lab::routed(1);
+    addresses(lab.router(), "wan", &["198.51.100.3/24"]);
+    lab.nat("meta l4proto udp snat to 198.51.100.2:40000-40099");
+    let tunnel = Tunnel::plain(lab);
+    assert!(endpoint(&tunnel.server.lines).starts_with("198.51.100.2:400"));
+    let inner = tunnel.client.inner;
+    let beat = Heartbeat::start(&tunnel.lab.server, tunnel.lab.client(), inner.client4());
+    beat.wait_beats(10);
+    // Another address and another port at once.
+    tunnel.lab.nat("meta l4proto udp snat to 198.51.100.3:50000-50099");
+    tunnel.lab.forget_mappings();
+    let time = beat.recovery(Instant::now());
+    report("NAT rebound, idle client, keepalive 1 s", time);
+    assert!(time < KEEPALIVE + SLACK, "{time:?}");
+    tunnel.server.lines.wait("moved from 198.51.100.2:400");
+    assert!(endpoint(&tunnel.server.lines).starts_with("198.51.100.3:500"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn keepalives_hold_a_mapping_of_two_seconds() {
+    let lab = Lab::behind_nat(1);
+    for timeout in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+        lab.router().sysctl(&format!("net/netfilter/{timeout}"), "2");
+    }
+    let tunnel = Tunnel::plain(lab);
+    // Five keepalives; then the server reaches the client by the mapping they held.
+    let keepalives = Sniffer::new(&tunnel.lab.server, "eth0");
+    for _ in 0..5 {
+        keepalives.wait("a keepalive", |packet| {
+            sniffer::udp(packet).is_some_and(|(_, to, payload)| to == 5886 && payload.len() == 13)
+        });
+    }
+    assert!(ping_works(&tunnel.lab.server, tunnel.client.inner.client4()));
+    assert_eq!(tunnel.server.lines.count("moved from"), 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_stale_mapping_is_left_for_a_new_source_port() {
+    let lab = Lab::routed(1);
+    lab.nat("snat to 198.51.100.2");
+    let tunnel = Tunnel::plain(lab);
+    let router = tunnel.lab.router();
+    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    beat.wait_beats(10);
+    let sender = proc::twins(tunnel.client.pid());
+    // The router's uplink gets another address. The mapping still has the old one, and steady
+    // traffic keeps it alive.
+    tunnel.lab.nat("snat to 198.51.100.3");
+    router.ip("address add 198.51.100.3/24 dev wan");
+    router.ip("address del 198.51.100.2/24 dev wan");
+    tunnel.lab.server.ip("route replace default via 198.51.100.3");
+    tunnel.lab.server.ip("neigh flush dev eth0");
+    let time = beat.recovery(Instant::now());
+    report("stale NAT mapping, three keepalives of 1 s unanswered", time);
+    assert!(time > KEEPALIVE, "the mapping was not stale: {time:?}");
+    assert!(time < KEEPALIVE * 4 + SLACK, "{time:?}");
+    tunnel.client.lines.wait("new source port");
+    assert!(endpoint(&tunnel.server.lines).starts_with("198.51.100.3:"));
+    assert_ne!(proc::twins(tunnel.client.pid()), sender, "the sender has the new socket");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_fixed_source_port_stays() {
+    let lab = Lab::direct();
+    let peer = Peer::bound(&lab.server, "[::]:5886");
+    let client = Client::new(lab.client(), 1)
+        .options(&["-k", "1", "-p", "4444"])
+        .start_with(&["/bin/true"]);
+    let from: Vec<u16> = (0..8).map(|_| peer.receive().1.port()).collect();
+    assert_eq!(from, [4444; 8]);
+    client.lines.wait("no answer");
+    assert_eq!(client.lines.count("new source port"), 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn three_keepalives_without_an_answer_change_the_port() {
+    let lab = Lab::direct();
+    let peer = Peer::bound(&lab.server, "[::]:5886");
+    let _client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&["/bin/true"]);
+    let mut ports: Vec<u16> = Vec::new();
+    let mut counters = Vec::new();
+    for _ in 0..7 {
+        let (content, from) = peer.receive();
+        assert_eq!(content[..8], support::config::bytes(&client_id(1)));
+        assert_eq!((content[8], content.len()), (1, 13), "{content:02x?}");
+        ports.push(from.port());
+        counters.push(u32::from_be_bytes(content[9..].try_into().unwrap()));
+    }
+    assert!(!ports.contains(&0));
+    assert!(ports[..3].iter().all(|p| *p == ports[0]), "{ports:?}");
+    assert!(ports[3..6].iter().all(|p| *p == ports[3]), "{ports:?}");
+    assert!(ports[0] != ports[3] && ports[3] != ports[6], "{ports:?}");
+    let steps: Vec<u32> = counters.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+    assert_eq!(steps, [1; 6], "{counters:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn only_what_is_accepted_counts_as_heard() {
+    let lab = Lab::direct();
+    let peer = Peer::bound(&lab.server, "[::]:5886");
+    let elsewhere = Peer::new(&lab.server);
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&["/bin/true"]);
+    let (_, first) = peer.receive();
+    let mut from = first;
+    for _ in 0..4 {
+        let to = (&*from.ip().to_string(), from.port());
+        // The right identifier from a wrong port, and a wrong one from the right port.
+        elsewhere.send(SERVER_ID, &answer(1), to);
+        peer.send(&client_id(9), &answer(1), to);
+        peer.send_raw(&[0; 7], to);
+        from = peer.receive().1;
+    }
+    assert_ne!(first.port(), from.port());
+    client.lines.wait("no answer");
+    assert_eq!(client.lines.count("answers from"), 0);
+    // The real one counts.
+    peer.send(SERVER_ID, &[], (&from.ip().to_string(), from.port()));
+    client.lines.wait("answers from");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_servers_name_moves() {
+    let lab = Lab::direct();
+    let (server_host, client_host) = (&lab.server, lab.client());
+    client_host.etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+    let prog_runs = "echo $TUN_SERVER_ADDRESS $TUN_SERVER_PORT >>$0.runs";
+    let prog = support::tunnel::client_prog(client_host, "up", 1, prog_runs);
+    let _server = Server::new(server_host, [1]).start();
+    let client = Client::new(client_host, 1)
+        .to("tunnel.example")
+        .options(&["-k", "1"])
+        .start_with(&[prog]);
+    client.wait_up();
+    client.lines.wait("server tunnel.example resolved to 198.51.100.1:5886");
+    let tun = client_host.tuns();
+    let (up, down) = (
+        Heartbeat::start(client_host, server_host, client.inner.server4()),
+        Heartbeat::start(server_host, client_host, client.inner.client4()),
+    );
+    up.wait_beats(10);
+    client_host.etc("hosts", "198.51.100.9 tunnel.example\n");
+    server_host.ip("address add 198.51.100.9/24 dev eth0");
+    server_host.ip("address del 198.51.100.1/24 dev eth0");
+    let since = Instant::now();
+    let (up, down) = (up.recovery(since), down.recovery(since));
+    report("server's name moved, from the client", up);
+    report("server's name moved, from the server", down);
+    assert!(up.max(down) < KEEPALIVE * 5 + SLACK, "{up:?} {down:?}");
+    client.lines.wait("sending to 198.51.100.9:5886");
+    assert_eq!(client_host.tuns(), tun, "the device stays");
+    assert_eq!(client_host.read("up.runs"), "198.51.100.1 5886\n", "PROG ran once");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn all_addresses_of_a_name_are_tried() {
+    let lab = Lab::direct();
+    // In the order in which getaddrinfo returns them (RFC 6724).
+    let addresses = ["2001:db8::9", "198.51.100.3", SERVER4];
+    let lines = addresses.map(|address| format!("{address} tunnel.example\n"));
+    lab.client().etc("hosts", &lines.concat());
+    let _server = Server::new(&lab.server, [1]).start();
+    let started = Instant::now();
+    let client = Client::new(lab.client(), 1).to("tunnel.example").options(&["-k", "1"]).start();
+    client.wait_up();
+    report("the working one of three addresses found", started.elapsed());
+    client.lines.wait("answers from 198.51.100.1:5886");
+    for address in ["[2001:db8::9]:5886", "198.51.100.3:5886"] {
+        client.lines.wait(&format!("no answer from {address}"));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn hup_resolves_again_at_once() {
+    let lab = Lab::direct();
+    addresses(&lab.server, "eth0", &["198.51.100.9/24"]);
+    lab.client().etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+    let server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1).to("tunnel.example").options(&["-k", "25"]).start();
+    client.wait_up();
+    lab.client().etc("hosts", "198.51.100.9 tunnel.example\n");
+    client.signal(nix::sys::signal::Signal::SIGHUP);
+    client.lines.wait("sending to 198.51.100.9:5886");
+    client.lines.wait("server tunnel.example resolved to 198.51.100.9:5886");
+    assert!(ping_works(lab.client(), client.inner.server4()));
+    assert_eq!(server.lines.count("admitted"), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_resolver_that_hangs_stops_nothing() {
+    let lab = Lab::direct();
+    let client_host = lab.client().clone();
+    client_host.etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+    let _server = Server::new(&lab.server, [1]).start();
+    let mut client = Client::new(&client_host, 1)
+        .to("tunnel.example")
+        .options(&["-k", "1"])
+        .start();
+    client.wait_up();
+    // From now on the name is asked of a host that never answers.
+    client_host.etc("hosts", "");
+    client_host.etc("nsswitch.conf", "hosts: dns\n");
+    client_host.etc("resolv.conf", "nameserver 198.51.100.1\noptions timeout:30 attempts:1\n");
+    lab.server.filter("dns", "input", "udp dport 53 drop");
+    let beat = Heartbeat::start(&client_host, &lab.server, client.inner.server4());
+    beat.wait_beats(10);
+    client.signal(nix::sys::signal::Signal::SIGHUP);
+    wait_until(PATIENCE, "the resolver's process", || proc::twins(client.pid()).len() == 2);
+    beat.wait_beats(200);
+    let tally = beat.tally();
+    assert_eq!(tally.lost, 0, "{tally:?}");
+    client.lines.wait_next("status: device", || {
+        client.signal(nix::sys::signal::Signal::SIGUSR1);
+    });
+    assert_eq!(proc::twins(client.pid()).len(), 2, "it still waits");
+    client.process().stop();
+    wait_until(PATIENCE, "the end of the resolver's process", || client_host.pids().is_empty());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_name_that_is_unknown_at_boot() {
+    let lab = Lab::direct();
+    let client_host = lab.client();
+    let prog = support::tunnel::client_prog(client_host, "up", 1, "echo ran >>$0.runs");
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(client_host, 1)
+        .to("tunnel.example")
+        .options(&["-k", "1"])
+        .start_with(&[prog]);
+    client.lines.wait("unable to resolve tunnel.example: ");
+    assert_eq!(client_host.tuns().len(), 1, "the device does not wait for the name");
+    assert_eq!(client_host.read("up.runs"), "", "PROG does");
+    client_host.etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+    client.wait_up();
+    assert_eq!(client_host.read("up.runs"), "ran\n");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_route_that_is_missing_at_boot() {
+    let lab = Lab::behind_nat(1);
+    lab.client().ip("route del default");
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "2"]).start();
+    client.lines.wait("unable to send");
+    lab.client().ip("route add default via 192.168.1.1");
+    let since = Instant::now();
+    client.wait_up();
+    report("route added after start", since.elapsed());
+    client.lines.wait("answers from");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn answers_leave_from_the_address_spoken_to() {
+    let lab = Lab::direct();
+    addresses(&lab.server, "eth0", &["198.51.100.10/24", "2001:db8::10/64"]);
+    let _server = Server::new(&lab.server, [1, 2]).start();
+    for (number, address) in [(1, "198.51.100.10"), (2, "2001:db8::10")] {
+        let peer = Peer::new(lab.client());
+        let from = peer.knock(&client_id(number), (address, 5886), SERVER_ID);
+        assert_eq!(from.to_string(), std::net::SocketAddr::new(address.parse().unwrap(), 5886).to_string());
+    }
+    // The client accepts packets from there only, so a tunnel to the second address shows the same
+    // for packets.
+    let client = Client::new(lab.client(), 1).to("198.51.100.10").options(&["-k", "1"]).start();
+    client.wait_up();
+    let beat = Heartbeat::start(&lab.server, lab.client(), client.inner.client6());
+    beat.wait_beats(20);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_source_address_that_is_gone_is_not_insisted_on() {
+    let lab = Lab::direct();
+    addresses(&lab.server, "eth0", &["198.51.100.10/24"]);
+    let _server = Server::new(&lab.server, [1]).start();
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(1), ("198.51.100.10", 5886), SERVER_ID);
+    wait_until(PATIENCE, "the device to be up", || {
+        lab.server.ip("-br link show type tun").contains("LOWER_UP")
+    });
+    lab.server.ip("address del 198.51.100.10/24 dev eth0");
+    let ping = lab.server.thread({
+        let (host, address) = (lab.server.clone(), support::tunnel::Inner(1).client4());
+        move || host.sh(&format!("ping -n -c 3 -i 0.1 -W 0.1 {address} || :"))
+    });
+    // The packet comes, from the address that is left.
+    let (_, from) = loop {
+        let (content, from) = peer.receive();
+        if content.len() > 80 && content[8] == 0x45 {
+            break (content, from);
+        }
+    };
+    assert_eq!(from.ip(), SERVER4.parse::<IpAddr>().unwrap());
+    ping.join().unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_last_authorised_packet_sets_the_endpoint() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    let (a, b) = (Peer::new(lab.client()), Peer::new(lab.client()));
+    let (id, to) = (client_id(1), (SERVER4, 5886));
+    a.knock(&id, to, SERVER_ID);
+    // A payload of any kind will do, but not another identifier.
+    b.send(&client_id(9), &keepalive(1), to);
+    a.send(&id, &keepalive(2), to);
+    a.expect(&datagram(SERVER_ID, &answer(2)));
+    assert_eq!(server.lines.count("moved from"), 0);
+    b.send(&id, &[], to);
+    server.lines.wait("moved from");
+    assert!(endpoint(&server.lines).ends_with(&format!(":{}", b.port())));
+}

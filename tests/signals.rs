@@ -1,0 +1,386 @@
+//! Signals, daemon manners, and the deaths of processes.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::config::{Config, SERVER_ID, client_id, shown};
+use support::heartbeat::Heartbeat;
+use support::host::Host;
+use support::lab::{Lab, SERVER4};
+use support::launch::Launch;
+use support::peer::{Peer, answer, datagram, keepalive};
+use support::proc;
+use support::syslog::Syslog;
+use support::traffic::ping_works;
+use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
+use support::wait::{PATIENCE, wait_for, wait_until};
+
+const TO: (&str, u16) = (SERVER4, 5886);
+
+/// Nothing of the programs is left on the host.
+fn assert_clean(host: &Host) {
+    assert_eq!(host.pids(), [], "processes are left");
+    assert_eq!(host.tuns(), Vec::<String>::new(), "devices are left");
+}
+
+/// Waits for a pid file and returns the pid.
+fn pid_in(path: &Path) -> Pid {
+    wait_for(PATIENCE, "a pid file", || {
+        let text = fs::read_to_string(path).ok()?;
+        text.trim().parse().ok().map(Pid::from_raw)
+    })
+}
+
+/// Makes a program go to the background; returns its pid once the parent has ended with 0.
+fn in_background(launch: &Launch, pid_file: &Path) -> Pid {
+    let output = launch.output();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), &*said), (Some(0), ""));
+    assert!(output.stdout.is_empty());
+    let text = fs::read_to_string(pid_file).expect("written before the parent ends");
+    assert!(text.ends_with('\n'), "{text:?}");
+    pid_in(pid_file)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn as_daemons_both_leave_the_terminal_and_end_clean() {
+    let lab = Lab::direct();
+    let (server_host, client_host) = (&lab.server, lab.client());
+    let log = Syslog::start(server_host);
+    Config::server(server_host, "server", SERVER_ID).authorise(&client_id(1));
+    Config::client(client_host, "client", &client_id(1)).authorise(SERVER_ID);
+    // A relative PROG, directory and pid file: in the background they mean the same.
+    server_prog(server_host, "server-up", "");
+    client_prog(client_host, "client-up", 1, "");
+    let server = Launch::server(server_host)
+        .options(["-d", "server", "-P", "server.pid"])
+        .operands(["./server-up"]);
+    let client = Launch::client(client_host)
+        .options(["-d", "client", "-P", "client.pid", "-k", "1"])
+        .operands([SERVER4, "5886", "./client-up"]);
+    let daemons = [
+        (server_host, in_background(&server, &server_host.path("server.pid")), "server.pid"),
+        (client_host, in_background(&client, &client_host.path("client.pid")), "client.pid"),
+    ];
+    wait_until(PATIENCE, "a ping", || ping_works(client_host, Inner(1).server4()));
+    for (_, pid, _) in daemons {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        assert_eq!(fields[3], pid.to_string(), "a session of its own");
+        assert_eq!(fields[4], "0", "no terminal");
+        assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
+        for number in 0..3 {
+            let stream = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
+            assert_eq!(stream, Path::new("/dev/null"));
+        }
+    }
+    log.lines.wait("admitted from");
+    for (host, pid, file) in daemons {
+        kill(pid, Signal::SIGTERM).unwrap();
+        wait_until(PATIENCE, "the end of a daemon", || !proc::runs(pid));
+        assert!(!host.path(file).exists(), "the pid file is left");
+        assert_eq!(host.tuns(), Vec::<String>::new());
+    }
+    log.lines.wait("stopping: signal TERM");
+    drop(log);
+    for host in [server_host, client_host] {
+        wait_until(PATIENCE, "an empty host", || host.pids().is_empty());
+        assert_clean(host);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_daemon_that_cannot_start_says_so_before_it_detaches() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    let output = server.launch().output();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(111), "{said}");
+    assert!(said.starts_with("jtunneld: unable to ") && said.ends_with("Address already in use\n"), "{said}");
+    assert_eq!(said.lines().count(), 1);
+    let bad = ["-P", "/nonexistent/pid", "-p", "5887"];
+    let output = Launch::server(&lab.server)
+        .options(["-d".as_ref(), server.config.path.as_os_str()])
+        .options(bad)
+        .operands(["/bin/true"])
+        .output();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(111), "{said}");
+    assert!(said.contains("/nonexistent/pid: No such file or directory"), "{said}");
+    assert!(server.runs());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn term_and_int_end_both_with_status_0() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut tunnel = Tunnel::up(Lab::direct(), &["-P", "pid"], &["-P", "pid"]);
+        for host in [&tunnel.lab.server, tunnel.lab.client()] {
+            assert!(host.path("pid").exists());
+        }
+        for process in [tunnel.client.process(), tunnel.server.process()] {
+            let since = Instant::now();
+            process.signal(signal);
+            assert_eq!(process.wait().code(), Some(0));
+            assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+            process.lines.wait(&format!("stopping: signal {}", &signal.as_str()[3..]));
+        }
+        for host in [&tunnel.lab.server, tunnel.lab.client()] {
+            assert_clean(host);
+            assert!(!host.path("pid").exists());
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn term_is_never_lost() {
+    let lab = Lab::direct();
+    // At every moment of an idle and of a busy life.
+    for number in 0..40 {
+        let mut server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+        let mut client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&["/bin/true"]);
+        let until = Instant::now() + Duration::from_micros(500) * number;
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        for process in [client.process(), server.process()] {
+            process.signal(Signal::SIGUSR1);
+            process.signal(Signal::SIGTERM);
+            assert_eq!(process.wait_at_most(Duration::from_secs(5)).code(), Some(0));
+        }
+    }
+    assert_clean(&lab.server);
+    assert_clean(lab.client());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_usr1_is_lost() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    // Under traffic, and with nothing else to do.
+    for quiet in [false, true] {
+        for _ in 0..30 {
+            for process in [&*tunnel.client, &*tunnel.server] {
+                let since = Instant::now();
+                process.lines.wait_next("status: ", || process.signal(Signal::SIGUSR1));
+                assert!(since.elapsed() < Duration::from_millis(900), "{:?}", since.elapsed());
+            }
+        }
+        if !quiet {
+            assert_eq!(beat.tally().lost, 0);
+            tunnel.lab.client().ip("link set eth0 down");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn usr1_tells_the_state() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    let line = tunnel.server.lines.wait_next("status: ", || tunnel.server.signal(Signal::SIGUSR1));
+    assert!(line.contains("status: 1 clients, 1 authorised; dropped: 0 short, 0 unknown, 0 from port 0, 0 truncated"), "{line}");
+    let device = &tunnel.lab.server.tuns()[0];
+    let line = tunnel.server.lines.wait(" heard ");
+    let start = format!("client {} {device} 198.51.100.2:", shown(&client_id(1)));
+    assert!(line.contains(&start), "{line}");
+    let words = ["s ago, received ", " packets ", " bytes, sent ", " bytes, dropped "];
+    assert!(words.iter().all(|word| line.contains(word)), "{line}");
+    assert!(!line.contains(&client_id(1)), "{line}");
+
+    tunnel.client.signal(Signal::SIGUSR1);
+    let line = tunnel.client.lines.wait("status: device");
+    let device = &tunnel.lab.client().tuns()[0];
+    let start = format!("status: device {device}, server 198.51.100.1:5886, heard ");
+    assert!(line.contains(&start), "{line}");
+    let time = line.split("round trip ").nth(1).and_then(|rest| rest.split(" ms").next());
+    assert!(time.unwrap().parse::<f64>().unwrap() < 1000.0, "{line}");
+    let line = tunnel.client.lines.wait("status: sent");
+    assert!(line.contains(" packets ") && line.contains(" bytes, dropped "), "{line}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_counters_count() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    for len in 0..8 {
+        peer.send_raw(&[0; 7][..len.min(7)], TO);
+    }
+    for _ in 0..5 {
+        peer.send(&client_id(9), &[], TO);
+    }
+    // The device is down, so a packet is lost there.
+    peer.send(&client_id(1), &[0x45; 20], TO);
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    let line = server.lines.wait_next("status: ", || server.signal(Signal::SIGUSR1));
+    assert!(line.contains("dropped: 8 short, 5 unknown, 0 from port 0"), "{line}");
+    let line = server.lines.wait(" heard ");
+    assert!(line.ends_with("dropped 1") && line.contains("received 0 packets 0 bytes"), "{line}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_long_report_loses_no_line() {
+    let lab = Lab::direct();
+    let log = Syslog::start(&lab.server);
+    let server = Server::new(&lab.server, 1..=200).start_with(&["/bin/true"]);
+    let peer = Peer::new(lab.client());
+    for number in 1..=200 {
+        peer.send(&client_id(number), &keepalive(number.into()), TO);
+        peer.expect(&datagram(SERVER_ID, &answer(number.into())));
+    }
+    server.signal(Signal::SIGUSR1);
+    log.lines.wait_all("200 lines", |lines| {
+        lines.iter().filter(|line| line.contains(" heard ")).count() == 200
+    });
+    for number in 1..=200 {
+        let start = format!("client {} ", shown(&client_id(number)));
+        let lines = log.lines.matching(&start);
+        assert_eq!(lines.iter().filter(|line| line.contains(" heard ")).count(), 1, "{start}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn hup_is_harmless_to_a_client_with_an_address() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    beat.wait_beats(10);
+    let child = proc::twins(tunnel.client.pid());
+    for _ in 0..20 {
+        for process in [&*tunnel.client, &*tunnel.server] {
+            process.lines.wait_next("are authorised", || process.signal(Signal::SIGHUP));
+        }
+    }
+    beat.wait_beats(50);
+    assert_eq!(beat.tally().lost, 0, "{:?}", beat.tally());
+    assert_eq!(proc::twins(tunnel.client.pid()), child);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_clients_child_is_replaced_when_killed() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    let (parent, inner) = (tunnel.client.pid(), tunnel.client.inner);
+    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, inner.server4());
+    beat.wait_beats(10);
+    let child = proc::twins(parent)[0];
+    kill(child, Signal::SIGKILL).unwrap();
+    let time = beat.recovery(Instant::now());
+    println!("recovery: sender killed: {:.3} s", time.as_secs_f64());
+    assert!(time < Duration::from_millis(500), "at once: {time:?}");
+    let line = tunnel.client.lines.wait("starting it again");
+    assert!(line.contains("signal 9"), "{line}");
+    // Signals that are the parent's leave the child alone.
+    let child = proc::twins(parent);
+    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT] {
+        kill(child[0], signal).unwrap();
+    }
+    beat.wait_beats(50);
+    assert_eq!(proc::twins(parent), child);
+    // The next ones wait 1, 2, 4 .. s.
+    let since = Instant::now();
+    kill(child[0], Signal::SIGKILL).unwrap();
+    tunnel.client.lines.wait_nth("starting it again", 2);
+    beat.recovery(Instant::now());
+    assert!(since.elapsed() > Duration::from_millis(800), "{:?}", since.elapsed());
+    assert_eq!(proc::twins(parent).len(), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_child_goes_with_its_parent() {
+    let mut tunnel = Tunnel::plain(Lab::direct());
+    let child = proc::twins(tunnel.client.pid());
+    assert_eq!(child.len(), 1);
+    tunnel.client.process().kill();
+    wait_until(PATIENCE, "the end of the child", || !proc::runs(child[0]));
+    tunnel.lab.client().wait_tuns(0);
+    // Started again, it has its place back at once.
+    let since = Instant::now();
+    tunnel.client.restart();
+    tunnel.client.wait_up();
+    println!("recovery: client restarted: {:.3} s", since.elapsed().as_secs_f64());
+    tunnel.server.lines.wait("moved from");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_killed_server_leaves_no_device() {
+    let lab = Lab::direct();
+    let prog = server_prog(&lab.server, "up", "sleep 1000");
+    let mut server = Server::new(&lab.server, [1]).start_with(&[prog]);
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.wait_up();
+    server.process().kill();
+    // PROG still runs, but has inherited nothing.
+    lab.server.wait_tuns(0);
+    assert!(!lab.server.pids().is_empty());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_restart_of_the_server_is_healed_by_the_next_packet() {
+    let mut tunnel = Tunnel::up(Lab::behind_nat(1), &[], &["-k", "25"]);
+    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    beat.wait_beats(10);
+    tunnel.server.process().stop();
+    tunnel.server.restart();
+    let time = beat.recovery(Instant::now());
+    println!("recovery: server restarted under traffic: {:.3} s", time.as_secs_f64());
+    // PROG gives the addresses.
+    assert!(time < Duration::from_secs(1), "{time:?}");
+    assert_eq!(tunnel.client.lines.count("no answer"), 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn fifty_clients_come_back_after_a_restart() {
+    const CLIENTS: u16 = 50;
+    let lab = Lab::behind_nat(1);
+    let mut server = Server::new(&lab.server, 1..=CLIENTS).start();
+    let mut clients = Vec::new();
+    for number in 1..=CLIENTS {
+        clients.push(Client::new(lab.client(), number).options(&["-k", "1"]).start());
+    }
+    clients.iter().for_each(Client::wait_up);
+    server.process().stop();
+    assert_clean(&lab.server);
+    server.restart();
+    let since = Instant::now();
+    server.lines.wait_nth("admitted from", CLIENTS.into());
+    let admitted = server.lines.time_of("admitted from", CLIENTS.into()).unwrap();
+    println!("recovery: 50 idle clients after a restart, keepalive 1 s: {:.3} s", (admitted - since).as_secs_f64());
+    assert!(admitted - since < Duration::from_secs(3));
+    clients.iter().for_each(Client::wait_up);
+    assert_eq!(lab.server.tuns().len(), CLIENTS.into());
+    // None of them had to do anything.
+    assert!(clients.iter().all(|client| client.lines.count("gone") == 0));
+    server.process().stop();
+    assert_clean(&lab.server);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_detached_parent_leaves_the_callers_pipe() {
+    // rc.local may wait for the end of the output of what it starts.
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]);
+    let mut command = server.launch().clone().operands(["/bin/true"]).command();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Returns at the end of the pipes only.
+    let output = lab.server.spawn(command).wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(lab.server.pids().len(), 1, "it runs");
+}

@@ -1,0 +1,74 @@
+//! A configuration directory: the own identifier and the authorised peers.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::host::Host;
+
+/// The server's identifier.
+pub const SERVER_ID: &str = "face0123456789ab";
+
+/// The identifier of client `number`: its first four digits are the number, so that log lines,
+/// which show no more, tell the clients apart.
+pub fn client_id(number: u16) -> String {
+    format!("{number:04x}5eed{number:04x}{:04x}", !number)
+}
+
+/// An identifier as logs show it.
+pub fn shown(id: &str) -> String {
+    format!("{}...", &id[..4])
+}
+
+/// An identifier's bytes.
+pub fn bytes(id: &str) -> [u8; 8] {
+    u64::from_str_radix(id, 16).unwrap().to_be_bytes()
+}
+
+/// A configuration directory.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The directory itself, for option `-d`.
+    pub path: PathBuf,
+    peers: &'static str,
+}
+
+impl Config {
+    /// One for jtunneld on this host.
+    pub fn server(host: &Host, name: &str, id: &str) -> Self {
+        Self::new(host.path(name), "clients", id)
+    }
+
+    /// One for jtunnel-client on this host.
+    pub fn client(host: &Host, name: &str, id: &str) -> Self {
+        Self::new(host.path(name), "servers", id)
+    }
+
+    fn new(path: PathBuf, peers: &'static str, id: &str) -> Self {
+        fs::create_dir_all(path.join(peers)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(path.join("id"), format!("{id}\n")).unwrap();
+        fs::set_permissions(path.join("id"), fs::Permissions::from_mode(0o600)).unwrap();
+        Self { path, peers }
+    }
+
+    /// The directory of the peers.
+    pub fn peers(&self) -> PathBuf {
+        self.path.join(self.peers)
+    }
+
+    /// The file of a peer.
+    pub fn peer(&self, id: &str) -> PathBuf {
+        self.peers().join(id)
+    }
+
+    /// Authorises a peer.
+    pub fn authorise(&self, id: &str) {
+        fs::write(self.peer(id), "").unwrap();
+    }
+
+    /// Takes the authorisation of a peer away; effective at HUP.
+    pub fn revoke(&self, id: &str) {
+        fs::remove_file(self.peer(id)).unwrap();
+    }
+}

@@ -1,0 +1,35 @@
+//! What the tests stand on: hosts that are network namespaces, cables and routers between them,
+//! the programs under test as guarded processes, peers that speak the wire format by hand, a
+//! system logger, and traffic whose content is checked.
+//!
+//! ```text
+//! lab (server, router, clients)  ->  host  ->  namespace, stale
+//! tunnel (Server, Client)        ->  launch, config, process  ->  programs, lines, wait
+//! peer, sniffer, syslog, traffic, heartbeat  ->  host, wait
+//! ```
+//!
+//! The environment chooses what is tested: `JTUNNEL_BIN` a directory with the two programs instead
+//! of a fresh build, `JTUNNEL_RUNNER` a command in front of them, `JTUNNEL_FLAGS` options for both.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by a panic"
+)]
+
+pub mod config;
+pub mod heartbeat;
+pub mod host;
+pub mod lab;
+pub mod launch;
+pub mod lines;
+mod namespace;
+pub mod peer;
+pub mod proc;
+pub mod process;
+mod programs;
+pub mod sniffer;
+mod stale;
+pub mod syslog;
+pub mod traffic;
+pub mod tunnel;
+pub mod wait;

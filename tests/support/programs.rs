@@ -1,0 +1,51 @@
+//! Where the programs under test are.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The directory of the two programs; they are built first unless `JTUNNEL_BIN` names one.
+pub(crate) fn directory() -> &'static Path {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    DIRECTORY.get_or_init(|| match std::env::var_os("JTUNNEL_BIN") {
+        Some(directory) => std::path::absolute(directory).unwrap(),
+        None => build(),
+    })
+}
+
+fn build() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--release", "-p", "jtunneld", "-p", "jtunnel-client"])
+        .current_dir(root)
+        .status()
+        .unwrap();
+    assert!(status.success(), "the programs do not build");
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    let triple = std::env::var_os("CARGO_BUILD_TARGET").unwrap_or_default();
+    root.join(target).join(triple).join("release")
+}
+
+/// The words of an environment variable.
+fn words(variable: &str) -> Vec<String> {
+    let value = std::env::var(variable).unwrap_or_default();
+    value.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A command that runs one of the programs, without options.
+pub(crate) fn command(program: &str) -> Command {
+    let path = directory().join(program);
+    match words("JTUNNEL_RUNNER").split_first() {
+        None => Command::new(path),
+        Some((runner, arguments)) => {
+            let mut command = Command::new(runner);
+            command.args(arguments).arg(path);
+            command
+        }
+    }
+}
+
+/// Options that every run of either program is to have.
+pub(crate) fn flags() -> Vec<String> {
+    words("JTUNNEL_FLAGS")
+}

@@ -1,0 +1,284 @@
+//! The two programs at work: a jtunneld and a jtunnel-client with configuration and PROG.
+//!
+//! Client `n` has the inner addresses 10.H.L.2 and fd00:0:0:N::2, the server 10.H.L.1 and
+//! fd00:0:0:N::1 on that client's device, where H and L are the bytes of n.
+
+use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Deref;
+use std::path::PathBuf;
+
+use crate::config::{Config, SERVER_ID, client_id};
+use crate::host::Host;
+use crate::lab::{Lab, SERVER4};
+use crate::launch::Launch;
+use crate::process::Process;
+use crate::traffic::ping_works;
+use crate::wait::{PATIENCE, wait_until};
+
+/// The addresses inside the tunnel of one client.
+#[derive(Clone, Copy, Debug)]
+pub struct Inner(pub u16);
+
+impl Inner {
+    /// The server's end, IPv4.
+    pub fn server4(self) -> IpAddr {
+        self.ipv4(1)
+    }
+
+    /// The client's end, IPv4.
+    pub fn client4(self) -> IpAddr {
+        self.ipv4(2)
+    }
+
+    /// The server's end, IPv6.
+    pub fn server6(self) -> IpAddr {
+        self.ipv6(1)
+    }
+
+    /// The client's end, IPv6.
+    pub fn client6(self) -> IpAddr {
+        self.ipv6(2)
+    }
+
+    fn ipv4(self, end: u8) -> IpAddr {
+        let [high, low] = self.0.to_be_bytes();
+        Ipv4Addr::new(10, high, low, end).into()
+    }
+
+    fn ipv6(self, end: u16) -> IpAddr {
+        Ipv6Addr::new(0xfd00, 0, 0, self.0, 0, 0, 0, end).into()
+    }
+}
+
+/// What PROG of either side does to the device of client `$n`; the arguments are the own and the
+/// other end.
+const UP: &str = r#"
+up() {
+    inner=10.$((n / 256)).$((n % 256))
+    ip -batch - <<E
+address add $inner.$1 peer $inner.$2 dev $TUN_DEV_NAME
+address add fd00:0:0:$(printf %x "$n")::$1/64 dev $TUN_DEV_NAME
+link set $TUN_DEV_NAME up
+E
+}
+"#;
+
+/// A PROG for jtunneld: gives each client its addresses, then does what `more` says.
+pub fn server_prog(host: &Host, name: &str, more: &str) -> PathBuf {
+    let body = format!("{UP}n=$((0x${{TUN_CLIENT_ID%????????????}}))\nup 1 2\n{more}");
+    host.script(name, &body)
+}
+
+/// A PROG for jtunnel-client `number`, which then does what `more` says.
+pub fn client_prog(host: &Host, name: &str, number: u16, more: &str) -> PathBuf {
+    host.script(name, &format!("{UP}n={number}\nup 2 1\n{more}"))
+}
+
+/// A jtunneld that runs, or is about to.
+pub struct Server {
+    /// Where it runs.
+    pub host: Host,
+    /// Its configuration directory.
+    pub config: Config,
+    launch: Launch,
+    process: Option<Process>,
+}
+
+impl Server {
+    /// To run on this host, and authorise these clients.
+    pub fn new(host: &Host, clients: impl IntoIterator<Item = u16>) -> Self {
+        let config = Config::server(host, "jtunneld", SERVER_ID);
+        for number in clients {
+            config.authorise(&client_id(number));
+        }
+        let directory = ["-d".as_ref(), config.path.as_os_str()];
+        Self {
+            host: host.clone(),
+            launch: Launch::server(host).options(directory),
+            config,
+            process: None,
+        }
+    }
+
+    /// Adds options.
+    #[must_use]
+    pub fn options(mut self, words: &[&str]) -> Self {
+        self.launch = self.launch.options(words);
+        self
+    }
+
+    /// Starts it with a PROG that gives addresses.
+    #[must_use]
+    pub fn start(self) -> Self {
+        let prog = server_prog(&self.host, "server-up", "");
+        self.start_with(&[prog])
+    }
+
+    /// Starts it with this PROG.
+    #[must_use]
+    pub fn start_with(mut self, prog: &[impl AsRef<OsStr>]) -> Self {
+        self.launch = self.launch.operands(prog);
+        self.restart();
+        self
+    }
+
+    /// Starts it, again if it has run before.
+    pub fn restart(&mut self) {
+        self.process = None;
+        let process = self.launch.start();
+        process.lines.wait("started: ");
+        self.process = Some(process);
+    }
+
+    /// Its command line.
+    pub fn launch(&self) -> &Launch {
+        &self.launch
+    }
+
+    /// Its process, to be ended.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().unwrap()
+    }
+}
+
+impl Deref for Server {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        self.process.as_ref().unwrap()
+    }
+}
+
+/// A jtunnel-client that runs, or is about to.
+pub struct Client {
+    /// Where it runs.
+    pub host: Host,
+    /// Its configuration directory.
+    pub config: Config,
+    /// The addresses inside its tunnel.
+    pub inner: Inner,
+    launch: Launch,
+    address: String,
+    process: Option<Process>,
+}
+
+impl Client {
+    /// Client `number`, to run on this host and go to the server of the lab.
+    pub fn new(host: &Host, number: u16) -> Self {
+        let config = Config::client(host, &format!("client-{number}"), &client_id(number));
+        config.authorise(SERVER_ID);
+        let directory = ["-d".as_ref(), config.path.as_os_str()];
+        Self {
+            host: host.clone(),
+            launch: Launch::client(host).options(directory),
+            config,
+            inner: Inner(number),
+            address: SERVER4.into(),
+            process: None,
+        }
+    }
+
+    /// Goes to another address or name.
+    #[must_use]
+    pub fn to(mut self, address: &str) -> Self {
+        self.address = address.into();
+        self
+    }
+
+    /// Adds options.
+    #[must_use]
+    pub fn options(mut self, words: &[&str]) -> Self {
+        self.launch = self.launch.options(words);
+        self
+    }
+
+    /// Starts it with a PROG that gives addresses.
+    #[must_use]
+    pub fn start(self) -> Self {
+        let name = format!("client-{}-up", self.inner.0);
+        let prog = client_prog(&self.host, &name, self.inner.0, "");
+        self.start_with(&[prog])
+    }
+
+    /// Starts it with this PROG.
+    #[must_use]
+    pub fn start_with(mut self, prog: &[impl AsRef<OsStr>]) -> Self {
+        self.launch = self.launch.operands([&self.address, "5886"]).operands(prog);
+        self.restart();
+        self
+    }
+
+    /// Starts it, again if it has run before.
+    pub fn restart(&mut self) {
+        self.process = None;
+        let process = self.launch.start();
+        process.lines.wait("started: ");
+        self.process = Some(process);
+    }
+
+    /// Its command line.
+    pub fn launch(&self) -> &Launch {
+        &self.launch
+    }
+
+    /// Its process, to be ended.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().unwrap()
+    }
+
+    /// Waits until the server's end answers a ping.
+    #[track_caller]
+    pub fn wait_up(&self) {
+        wait_until(PATIENCE, "a ping through the tunnel", || {
+            ping_works(&self.host, self.inner.server4())
+        });
+    }
+}
+
+impl Deref for Client {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        self.process.as_ref().unwrap()
+    }
+}
+
+/// A lab with a server and one client, number 1, whose tunnel is up.
+pub struct Tunnel {
+    /// The client.
+    pub client: Client,
+    /// The server.
+    pub server: Server,
+    /// The hosts.
+    pub lab: Lab,
+}
+
+impl Tunnel {
+    /// Starts both with options of their own and waits for the first ping. Keepalives go out every
+    /// second, unless the client's options say otherwise.
+    #[track_caller]
+    pub fn up(lab: Lab, server: &[&str], client: &[&str]) -> Self {
+        let server = Server::new(&lab.server, [1]).options(server).start();
+        let keepalive: &[&str] = match client.contains(&"-k") {
+            true => &[],
+            false => &["-k", "1"],
+        };
+        let client = Client::new(lab.client(), 1)
+            .options(keepalive)
+            .options(client)
+            .start();
+        client.wait_up();
+        Self {
+            client,
+            server,
+            lab,
+        }
+    }
+
+    /// Without options of their own.
+    #[track_caller]
+    pub fn plain(lab: Lab) -> Self {
+        Self::up(lab, &[], &[])
+    }
+}

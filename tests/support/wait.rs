@@ -1,0 +1,27 @@
+//! Waiting for conditions, never for times.
+
+use std::time::{Duration, Instant};
+
+/// Long enough for a busy machine, short enough for a test that hangs.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at a condition.
+const STEP: Duration = Duration::from_millis(5);
+
+/// Waits until the question has an answer, and returns it; panics when patience is at its end.
+#[track_caller]
+pub fn wait_for<T>(patience: Duration, what: &str, mut question: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + patience;
+    loop {
+        if let Some(answer) = question() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited {patience:?} in vain for {what}");
+        std::thread::sleep(STEP);
+    }
+}
+
+/// Waits until the condition holds; panics when patience is at its end.
+#[track_caller]
+pub fn wait_until(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(patience, what, || condition().then_some(()));
+}
