@@ -99,7 +99,7 @@ fn an_unknown_one_gets_no_answer_and_no_device() {
     }
     peer.knock(&client_id(1), TO, SERVER_ID);
     assert_eq!(lab.server.tuns().len(), 1);
-    assert_eq!(server.lines.count("admitted"), 1);
+    server.lines.exactly("admitted", 1);
     let status = server.lines.wait_next("status: ", || server.signal(Signal::SIGUSR1));
     assert!(status.contains("1 clients, 1 authorised") && status.contains(" 8 unknown"), "{status}");
 }
@@ -190,8 +190,8 @@ fn hup_forgets_one_of_three_and_the_others_lose_nothing() {
         assert_eq!(beat.tally().lost, 0, "{:?}", beat.tally());
     }
     assert!(!ping_works(&lab.clients[1], clients[1].inner.server4()));
-    assert_eq!(server.lines.count("forgotten"), 1);
-    assert_eq!(server.lines.count("admitted from"), 3, "nobody came anew");
+    server.lines.exactly("forgotten", 1);
+    server.lines.exactly("admitted from", 3);
 
     // Authorised again, it is back without a signal.
     server.config.authorise(&client_id(2));
@@ -263,7 +263,7 @@ fn files_that_do_not_authorise() {
         let others = peer.expect(&datagram(SERVER_ID, &answer(number.into())));
         assert!(others.is_empty(), "{others:02x?}");
     }
-    assert_eq!(server.lines.count("admitted"), 3);
+    server.lines.exactly("admitted", 3);
     assert!(proc::resident(server.pid()) < memory_limit, "the large file was not read");
     let refused = server.lines.count("refused");
     assert_eq!(refused, expected.len(), "each is named once");
@@ -327,7 +327,7 @@ fn a_directory_of_clients_that_is_not_there() {
         fs::rename(server.config.peers(), server.config.path.join("moved")).unwrap();
         server.lines.wait_next("unable to read ", || server.signal(Signal::SIGHUP));
         peer.knock(&client_id(1), TO, SERVER_ID);
-        assert_eq!(server.lines.count("forgotten"), 0);
+        server.lines.exactly("forgotten", 0);
     }
 }
 
@@ -448,7 +448,7 @@ fn two_clients_behind_one_nat() {
     for line in server.lines.matching("admitted from") {
         assert!(line.contains("from 198.51.100.2:"), "{line}");
     }
-    assert_eq!(server.lines.count("moved from"), 0);
+    server.lines.exactly("moved from", 0);
 }
 
 #[test]
@@ -466,7 +466,7 @@ fn two_clients_with_one_identifier() {
             assert!(others.iter().all(|other| other.len() > 13), "{others:02x?}");
         }
     }
-    assert_eq!(server.lines.count("admitted from"), 1);
-    assert_eq!(server.lines.count("moved from"), 1, "at most one line in 10 s");
+    server.lines.exactly("admitted from", 1);
+    server.lines.exactly("moved from", 1);
     assert_eq!(lab.server.tuns().len(), 1);
 }

@@ -94,7 +94,7 @@ fn tcp_both_ways_at_once_with_checksums() {
     ];
     transfers.into_iter().for_each(|transfer| transfer.join());
     tunnel.client.lines.wait("answers from");
-    assert_eq!(tunnel.client.lines.count("no answer"), 0);
+    tunnel.client.lines.exactly("no answer", 0);
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn what_needs_no_answer_gets_none() {
     peer.send(&id, &keepalive(7), to);
     let others = peer.expect(&datagram(SERVER_ID, &answer(7)));
     assert!(others.is_empty(), "{others:02x?}");
-    assert_eq!(server.lines.count("admitted"), 1);
+    server.lines.exactly("admitted", 1);
 }
 
 #[test]
@@ -379,7 +379,7 @@ fn a_mark_keeps_the_tunnel_out_of_the_tunnel() {
     let tun = &client.tuns()[0];
     client.ip(&format!("route replace default dev {tun}"));
     assert_eq!(ping(client, tunnel.client.inner.server4(), 10, &[]).received, 10);
-    assert_eq!(tunnel.client.lines.count("routed into itself"), 0);
+    tunnel.client.lines.exactly("routed into itself", 0);
 }
 
 #[test]

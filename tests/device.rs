@@ -63,8 +63,8 @@ fn a_device_that_is_down_loses_packets_and_no_more() {
         assert!(after.1 - before.1 < Duration::from_millis(500), "the client spins");
     }
     for (_, lines) in ends(&tunnel) {
-        assert_eq!(lines.count("gone"), 0);
-        assert_eq!(lines.count("starting it again"), 0);
+        lines.exactly("gone", 0);
+        lines.exactly("starting it again", 0);
     }
 }
 
@@ -96,7 +96,7 @@ fn a_device_may_be_renamed() {
         host.ip(&format!("link set {tun} name home"));
         beat.wait_beats(20);
         assert_eq!(beat.tally().lost, 0);
-        assert_eq!(lines.count("gone"), 0);
+        lines.exactly("gone", 0);
     }
     let line = tunnel.server.lines.wait_next(" heard ", || tunnel.server.signal(Signal::SIGUSR1));
     assert!(line.contains(" home "), "{line}");
@@ -141,7 +141,7 @@ fn a_deleted_device_is_built_again_under_traffic() {
         }
     }
     assert_eq!(untouched.tally().lost, 0, "the other client noticed");
-    assert_eq!(other.lines.count("gone"), 0);
+    other.lines.exactly("gone", 0);
 }
 
 #[test]
@@ -200,8 +200,8 @@ fn no_device_file_for_the_next_client() {
     // The first one is served on.
     peer.send(&client_id(1), &keepalive(777), TO);
     peer.expect(&datagram(SERVER_ID, &answer(777)));
-    let lines = server.lines.matching("/dev/net/tun");
-    assert_eq!(lines.len(), 1, "at a bounded rate: {lines:?}");
+    // At a bounded rate.
+    let lines = server.lines.exactly("/dev/net/tun", 1);
     assert!(lines[0].contains("No such file or directory"), "{lines:?}");
     assert_eq!(lab.server.tuns().len(), 1);
 }

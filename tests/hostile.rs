@@ -1,1 +1,379 @@
-//! Soon.
+//! Input from people who mean no good, and networks that fail in every way there is.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::net::{IpAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use support::config::{SERVER_ID, client_id};
+use support::heartbeat::Heartbeat;
+use support::lab::{Lab, SERVER4, SERVER6, addresses};
+use support::peer::{Forger, Peer, answer, datagram, keepalive, udp_packet};
+use support::proc;
+use support::sniffer::{self, Sniffer};
+use support::traffic::{Noise, ping, ping_works, udp};
+use support::tunnel::{Client, Inner, Server, Tunnel};
+use support::wait::{PATIENCE, wait_until};
+
+const TO: (&str, u16) = (SERVER4, 5886);
+
+fn v4(text: &str, port: u16) -> SocketAddrV4 {
+    SocketAddrV4::new(text.parse().unwrap(), port)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn junk_of_every_size_changes_nothing() {
+    let tunnel = Tunnel::plain(Lab::behind_nat(1));
+    let server_log = tunnel.server.lines.all().len();
+    // From where the client itself could be: its host, and a neighbour of the server.
+    let (inside, outside) = (Peer::new(tunnel.lab.client()), Peer::new(tunnel.lab.router()));
+    let mut noise = Noise::new(11);
+    for len in (0..64).chain([1472, 1473, 9000, 65507]) {
+        for peer in [&inside, &outside] {
+            peer.send_raw(&noise.bytes(len), TO);
+            peer.send(&client_id(7), &noise.bytes(len.min(65499)), TO);
+        }
+    }
+    assert!(ping_works(tunnel.lab.client(), tunnel.client.inner.server4()));
+    assert_eq!(tunnel.lab.server.tuns().len(), 1);
+    assert!(outside.receive_within(Duration::from_millis(50)).is_none(), "an answer to junk");
+    assert!(tunnel.server.lines.all().len() <= server_log + 2, "the log stays bounded");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_authorised_client_may_send_nonsense() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1, 2]).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.wait_up();
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+    let (peer, mut noise) = (Peer::new(lab.client()), Noise::new(5));
+    peer.knock(&client_id(2), TO, SERVER_ID);
+    for number in 0..5000 {
+        let len = usize::try_from(noise.number() % 1500).unwrap();
+        let mut payload = noise.bytes(len);
+        // Half of them look like packets at first.
+        if let Some(first) = payload.first_mut().filter(|_| number % 2 == 0) {
+            *first = if number % 4 == 0 { 0x45 } else { 0x60 };
+        }
+        peer.send(&client_id(2), &payload, TO);
+        if number % 64 == 0 {
+            peer.knock(&client_id(2), TO, SERVER_ID);
+        }
+    }
+    // The largest payloads there are, in fragments.
+    for first in [0x45, 0x60, 1, 2, 3] {
+        let mut payload = noise.bytes(65499);
+        payload[0] = first;
+        peer.send(&client_id(2), &payload, TO);
+    }
+    peer.knock(&client_id(2), TO, SERVER_ID);
+    beat.wait_beats(20);
+    assert!(beat.tally().lost < 20, "{:?}", beat.tally());
+    assert!(server.lines.all().len() < 10, "{:?}", server.lines.all());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_server_may_send_nonsense() {
+    let lab = Lab::direct();
+    let peer = Peer::bound(&lab.server, "0.0.0.0:5886");
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    let (_, from) = peer.receive();
+    let to = (&*from.ip().to_string(), from.port());
+    let mut noise = Noise::new(6);
+    for number in 0..2000 {
+        let len = usize::try_from(noise.number() % 1500).unwrap();
+        let mut payload = noise.bytes(len);
+        if let Some(first) = payload.first_mut().filter(|_| number % 2 == 0) {
+            *first = if number % 4 == 0 { 0x45 } else { 0x60 };
+        }
+        match number % 3 {
+            0 => peer.send_raw(&payload[..payload.len().min(8)], to),
+            _ => peer.send(SERVER_ID, &payload, to),
+        }
+        if number % 64 == 0 {
+            peer.send(SERVER_ID, &keepalive(number), to);
+            peer.expect(&datagram(&client_id(1), &answer(number)));
+        }
+    }
+    for first in [0x45, 0x60, 1, 2, 3] {
+        let mut payload = noise.bytes(65499);
+        payload[0] = first;
+        peer.send(SERVER_ID, &payload, to);
+    }
+    peer.send(SERVER_ID, &keepalive(99), to);
+    peer.expect(&datagram(&client_id(1), &answer(99)));
+    assert!(client.runs());
+    assert_eq!(proc::twins(client.pid()).len(), 1);
+    assert!(client.lines.all().len() < 10, "{:?}", client.lines.all());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn source_port_0_gets_no_answer() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    let forger = Forger::new(lab.client());
+    forger.udp(v4("198.51.100.2", 0), v4(SERVER4, 5886), &datagram(&client_id(1), &keepalive(1)));
+    let peer = Peer::new(lab.client());
+    // The client comes later, so the forged datagram did not admit it.
+    wait_until(PATIENCE, "the datagram to be counted", || {
+        let line = server.lines.wait_next("status: ", || server.signal(Signal::SIGUSR1));
+        line.contains("0 clients") && line.contains("1 from port 0")
+    });
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    let sniffer = Sniffer::new(&lab.server, "eth0");
+    forger.udp(v4("198.51.100.2", 0), v4(SERVER4, 5886), &datagram(&client_id(1), &keepalive(1)));
+    peer.send(&client_id(1), &keepalive(2), TO);
+    peer.expect(&datagram(SERVER_ID, &answer(2)));
+    let sent = std::iter::from_fn(|| sniffer.packet());
+    assert!(!sent.into_iter().any(|p| sniffer::udp(&p).is_some_and(|(_, to, _)| to == 0)));
+    server.lines.exactly("moved from", 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_answer_is_larger_than_its_question() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    let sniffer = Sniffer::new(&lab.server, "eth0");
+    let (forger, victim) = (Forger::new(lab.client()), "198.51.100.66");
+    addresses(lab.client(), "eth0", &["198.51.100.66/24"]);
+    // In the name of a victim: unknown, junk, and the one thing that is answered.
+    let mut questions = 0;
+    for number in 0..300 {
+        let payload = match number % 3 {
+            0 => datagram(&client_id(9), &keepalive(number)),
+            1 => Noise::new(number.into()).bytes(100),
+            _ => datagram(&client_id(1), &keepalive(number)),
+        };
+        questions += payload.len();
+        forger.udp(v4(victim, 1234), v4(SERVER4, 5886), &payload);
+    }
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    let (mut number, mut bytes) = (0, 0);
+    while let Some(packet) = sniffer.packet() {
+        if let Some((5886, 1234, payload)) = sniffer::udp(&packet) {
+            assert_eq!(payload.len(), 13);
+            number += 1;
+            bytes += payload.len();
+        }
+    }
+    assert_eq!(number, 100, "one answer to each keepalive of a client");
+    assert!(bytes < questions);
+    assert!(server.lines.all().len() < 10);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_flood_of_junk_leaves_authorised_traffic_alone() {
+    let tunnel = Tunnel::plain(Lab::behind_nat(2));
+    let ending = Arc::new(AtomicBool::new(false));
+    let (end, peer) = (ending.clone(), Peer::new(&tunnel.lab.clients[1]));
+    let flood = std::thread::spawn(move || {
+        let (mut noise, mut sent) = (Noise::new(1), 0);
+        while !end.load(Ordering::Relaxed) {
+            peer.send_raw(&noise.bytes(1400), TO);
+            sent += 1;
+        }
+        sent
+    });
+    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    beat.wait_beats(200);
+    let tally = beat.tally();
+    ending.store(true, Ordering::Relaxed);
+    let sent = flood.join().unwrap();
+    println!("{tally:?} under a flood of {sent} datagrams of junk");
+    assert!(tally.lost * 10 < tally.sent, "{tally:?}");
+    assert!(tunnel.server.lines.all().len() < 10);
+    tunnel.client.lines.exactly("no answer", 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_that_floods_its_tunnel_leaves_the_others_their_share() {
+    let lab = Lab::behind_nat(2);
+    let _server = Server::new(&lab.server, [1, 2]).start();
+    let clients: Vec<Client> = (1..)
+        .zip(&lab.clients)
+        .map(|(number, host)| Client::new(host, number).options(&["-k", "1"]).start())
+        .collect();
+    clients.iter().for_each(Client::wait_up);
+    let ending = Arc::new(AtomicBool::new(false));
+    let (end, inner) = (ending.clone(), clients[1].inner);
+    let socket = udp(&lab.server, (inner.server4(), 0).into());
+    let flood = std::thread::spawn(move || {
+        while !end.load(Ordering::Relaxed) {
+            let _ = socket.send_to(&[0; 1300], (inner.client4(), 9));
+        }
+    });
+    let result = ping(lab.client(), clients[0].inner.server4(), 100, &[]);
+    ending.store(true, Ordering::Relaxed);
+    flood.join().unwrap();
+    println!("{result:?} beside a flooded tunnel");
+    assert!(result.received > 80, "{result:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_tunnel_routed_into_itself_by_the_client() {
+    for (server, route) in [(SERVER4, "198.51.100.1/32"), (SERVER6, "2001:db8::1/128")] {
+        let lab = Lab::routed(1);
+        let _server = Server::new(&lab.server, [1]).start();
+        let client = Client::new(lab.client(), 1).to(server).options(&["-k", "1"]).start();
+        client.wait_up();
+        let before = proc::cpu_time(client.pid());
+        let tun = &lab.client().tuns()[0];
+        lab.client().ip(&format!("route add {route} dev {tun}"));
+        let line = client.lines.wait("routed into itself");
+        assert!(line.contains("server's own address and port"), "{line}");
+        // Three keepalives later it has still said so once, and is at rest.
+        client.lines.wait("no answer from");
+        client.lines.exactly("routed into itself", 1);
+        assert!(proc::cpu_time(client.pid()) - before < Duration::from_millis(300), "it loops");
+        lab.client().ip(&format!("route del {route} dev {tun}"));
+        client.wait_up();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_tunnel_routed_into_itself_by_the_server() {
+    let tunnel = Tunnel::plain(Lab::routed(1));
+    let server = &tunnel.lab.server;
+    let tun = &server.tuns()[0];
+    server.ip(&format!("route add 192.168.1.2/32 dev {tun}"));
+    let line = tunnel.server.lines.wait("routed into itself");
+    assert!(line.contains("client 0001...: dropped a packet for its own address and port"), "{line}");
+    tunnel.client.lines.wait("no answer from");
+    tunnel.server.lines.exactly("routed into itself", 1);
+    server.ip(&format!("route del 192.168.1.2/32 dev {tun}"));
+    tunnel.client.wait_up();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn other_packets_for_the_peers_address_pass() {
+    // Only address and port together are the tunnel's own.
+    let lab = Lab::routed(1);
+    let tunnel = Tunnel::up(lab, &[], &["-M", "5"]);
+    let client = tunnel.lab.client();
+    let tun = &client.tuns()[0];
+    client.ip("route add default via 192.168.1.1 table 7");
+    client.ip("rule add fwmark 5 lookup 7");
+    client.ip(&format!("route add {SERVER4}/32 dev {tun}"));
+    let sniffer = Sniffer::new(&tunnel.lab.server, &tunnel.lab.server.tuns()[0]);
+    let own = match tunnel.client.inner.client4() {
+        IpAddr::V4(address) => SocketAddrV4::new(address, 5886),
+        IpAddr::V6(_) => unreachable!(),
+    };
+    Forger::new(client).udp(own, v4(SERVER4, 5887), b"another port");
+    sniffer.wait("the datagram", |p| sniffer::udp(p).is_some_and(|(_, to, _)| to == 5887));
+    // By hand through the tunnel, with the very port: dropped by the client.
+    let packet = udp_packet(own, v4(SERVER4, 5886), b"the very port");
+    Forger::new(client).packet(&packet, v4(SERVER4, 5886));
+    tunnel.client.lines.wait("routed into itself");
+    client.try_sh("ping -n -c 1 -W 1 198.51.100.1");
+    sniffer.wait("a ping to the same address", |p| p[0] == 0x45 && p[9] == 1);
+}
+
+/// What makes sends of a host fail, how to end it, and the error.
+const FAILURES: [(&str, &str, &str); 7] = [
+    ("EPERM", "nft add table ip f; nft add chain ip f o '{ type filter hook output priority 0; }'; nft add rule ip f o udp dport 5886 drop; nft add rule ip f o udp sport 5886 drop", "nft delete table ip f"),
+    ("ENETUNREACH", "ip route add unreachable 1.0.0.0/8; ip route del default", "ip route del unreachable 1.0.0.0/8; ip route add default via $GATE"),
+    ("EHOSTUNREACH", "ip route add unreachable $FAR", "ip route del unreachable $FAR"),
+    ("EACCES", "ip route add prohibit $FAR", "ip route del prohibit $FAR"),
+    ("EINVAL", "ip route add blackhole $FAR", "ip route del blackhole $FAR"),
+    ("ENETDOWN", "ip link set eth0 down", "ip link set eth0 up; ip route replace default via $GATE; :"),
+    ("EADDRNOTAVAIL", "ip address del $OWN dev eth0", "ip address add $OWN dev eth0; ip route replace default via $GATE; :"),
+];
+
+#[test]
+#[ignore = "needs root"]
+fn failing_sends_lose_the_packet_only() {
+    let lab = Lab::routed(1);
+    // The server must not know a way to the client but by its default route.
+    let tunnel = Tunnel::plain(lab);
+    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    let sender = proc::twins(tunnel.client.pid());
+    for (host, own, far, gate) in [
+        (tunnel.lab.client(), "192.168.1.2/24", "198.51.100.1", "192.168.1.1"),
+        (&tunnel.lab.server, "198.51.100.1/24", "192.168.1.2", "198.51.100.2"),
+    ] {
+        for (name, start, end) in FAILURES {
+            beat.wait_beats(20);
+            let fill = |text: &str| text.replace("$OWN", own).replace("$FAR", far).replace("$GATE", gate);
+            host.sh(&fill(start));
+            let since = Instant::now();
+            let lost = beat.tally().lost;
+            wait_until(PATIENCE, "some packets to fail", || beat.tally().lost > lost);
+            host.sh(&fill(end));
+            let time = beat.recovery(Instant::now());
+            println!("recovery: {name} for {:?}: {:.3} s", since.elapsed() - time, time.as_secs_f64());
+            assert!(time < Duration::from_secs(3), "{name} on {}: {time:?}", host.name());
+        }
+    }
+    assert!(tunnel.client.runs() && tunnel.server.runs());
+    assert_eq!(proc::twins(tunnel.client.pid()).len(), sender.len());
+    tunnel.client.lines.exactly("starting it again", 0);
+    // A minute has not passed: at most a line for each side and direction.
+    let lines = |text: &str| tunnel.client.lines.count(text) + tunnel.server.lines.count(text);
+    assert!(lines("unable to send") <= 6, "{:?} {:?}", tunnel.client.lines.all(), tunnel.server.lines.all());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_port_that_nobody_listens_on() {
+    // ICMP port unreachable, ECONNREFUSED for sockets that are connected.
+    let lab = Lab::direct();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.lines.wait("no answer from");
+    assert!(client.runs());
+    let _server = Server::new(&lab.server, [1]).start();
+    let since = Instant::now();
+    client.wait_up();
+    println!("recovery: server started late: {:.3} s", since.elapsed().as_secs_f64());
+    assert_eq!(proc::twins(client.pid()).len(), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_path_that_shrinks() {
+    // EMSGSIZE and fragments: the local end knows the path's MTU.
+    let tunnel = Tunnel::plain(Lab::direct());
+    for mtu in ["1300", "600", "1500"] {
+        tunnel.lab.client().ip(&format!("link set eth0 mtu {mtu}"));
+        let options = ["-s", "1392", "-M", "do"];
+        let result = ping(tunnel.lab.client(), tunnel.client.inner.server4(), 5, &options);
+        assert_eq!(result.received, 5, "outer MTU {mtu}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_identifier_of_another_host_moves_the_tunnel_and_back() {
+    // The last one to speak has it; the log tells of it now and then.
+    let lab = Lab::behind_nat(2);
+    let server = Server::new(&lab.server, [1]).start();
+    let clients: Vec<Client> = lab
+        .clients
+        .iter()
+        .map(|host| Client::new(host, 1).options(&["-k", "1"]).start())
+        .collect();
+    for round in 0..3 {
+        for client in &clients {
+            wait_until(PATIENCE, "a ping", || ping_works(&client.host, Inner(1).server4()));
+            assert!(client.runs(), "round {round}");
+        }
+    }
+    server.lines.wait("moved from");
+    assert!(server.lines.count("moved from") <= 2);
+    server.lines.exactly("admitted from", 1);
+    assert_eq!(lab.server.tuns().len(), 1);
+}

@@ -196,7 +196,7 @@ fn a_failure_is_logged_and_survived() {
 fn success_is_no_news() {
     let tunnel = Tunnel::plain(Lab::direct());
     for lines in [&tunnel.server.lines, &tunnel.client.lines] {
-        assert_eq!(lines.count("exited"), 0, "{:?}", lines.all());
+        lines.exactly("exited", 0);
     }
 }
 
@@ -274,7 +274,7 @@ fn one_that_stays_is_told_when_its_client_is_forgotten() {
     let name = lab.server.read("stays.downs");
     let look = lab.server.read(&format!("stays.{}.down", name.trim()));
     assert!(look.contains("POINTOPOINT"), "its device was still there: {look}");
-    assert_eq!(server.lines.count("exited"), 0, "what it was asked to do is no failure");
+    server.lines.exactly("exited", 0);
 }
 
 #[test]
@@ -380,5 +380,5 @@ fn many_start_quickly_and_each_has_its_own_device() {
     devices.sort_unstable();
     devices.dedup();
     assert_eq!(devices.len(), 100);
-    assert_eq!(server.lines.count("admitted from"), 100);
+    server.lines.exactly("admitted from", 100);
 }

@@ -15,23 +15,24 @@ usage() {
 needs() {
     case $1 in
     build) echo cargo cc make ;;
-    check) echo root tun busybox conntrack ethtool ip iperf3 mandoc nft ping sha256sum strace tcpdump unshare ;;
+    check) echo root tun busybox conntrack ip mandoc nft ping strace ;;
     demo) echo root tun busybox ip iperf3 nft ping sha256sum timeout ;;
     lint) echo cargo cargo-clippy cargo-fmt cc mandoc ;;
     *) usage ;;
     esac
 }
 
+# The package of a command: mostly one of its name.
 package() {
     case $1 in
+    root | tun | cargo*) ;;
     busybox) echo busybox-static ;;
     cc) echo gcc libc6-dev ;;
     ip) echo iproute2 ;;
     nft) echo nftables ;;
     ping) echo iputils-ping ;;
     sha256sum | timeout) echo coreutils ;;
-    unshare) echo util-linux ;;
-    conntrack | ethtool | iperf3 | make | mandoc | strace | tcpdump) echo "$1" ;;
+    *) echo "$1" ;;
     esac
 }
 

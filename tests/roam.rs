@@ -159,7 +159,7 @@ fn keepalives_hold_a_mapping_of_two_seconds() {
         });
     }
     assert!(ping_works(&tunnel.lab.server, tunnel.client.inner.client4()));
-    assert_eq!(tunnel.server.lines.count("moved from"), 0);
+    tunnel.server.lines.exactly("moved from", 0);
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn a_fixed_source_port_stays() {
     let from: Vec<u16> = (0..8).map(|_| peer.receive().1.port()).collect();
     assert_eq!(from, [4444; 8]);
     client.lines.wait("no answer");
-    assert_eq!(client.lines.count("new source port"), 0);
+    client.lines.exactly("new source port", 0);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn only_what_is_accepted_counts_as_heard() {
     }
     assert_ne!(first.port(), from.port());
     client.lines.wait("no answer");
-    assert_eq!(client.lines.count("answers from"), 0);
+    client.lines.exactly("answers from", 0);
     // The real one counts.
     peer.send(SERVER_ID, &[], (&from.ip().to_string(), from.port()));
     client.lines.wait("answers from");
@@ -317,7 +317,7 @@ fn hup_resolves_again_at_once() {
     client.lines.wait("sending to 198.51.100.9:5886");
     client.lines.wait("server tunnel.example resolved to 198.51.100.9:5886");
     assert!(ping_works(lab.client(), client.inner.server4()));
-    assert_eq!(server.lines.count("admitted"), 1);
+    server.lines.exactly("admitted", 1);
 }
 
 #[test]
@@ -444,7 +444,7 @@ fn the_last_authorised_packet_sets_the_endpoint() {
     b.send(&client_id(9), &keepalive(1), to);
     a.send(&id, &keepalive(2), to);
     a.expect(&datagram(SERVER_ID, &answer(2)));
-    assert_eq!(server.lines.count("moved from"), 0);
+    server.lines.exactly("moved from", 0);
     b.send(&id, &[], to);
     server.lines.wait("moved from");
     assert!(endpoint(&server.lines).ends_with(&format!(":{}", b.port())));

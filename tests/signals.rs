@@ -341,7 +341,7 @@ fn a_restart_of_the_server_is_healed_by_the_next_packet() {
     println!("recovery: server restarted under traffic: {:.3} s", time.as_secs_f64());
     // PROG gives the addresses.
     assert!(time < Duration::from_secs(1), "{time:?}");
-    assert_eq!(tunnel.client.lines.count("no answer"), 0);
+    tunnel.client.lines.exactly("no answer", 0);
 }
 
 #[test]

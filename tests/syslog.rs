@@ -1,1 +1,208 @@
-//! Soon.
+//! The system logger: absent, there, gone, back, and one that hangs.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::config::{SERVER_ID, client_id};
+use support::heartbeat::Heartbeat;
+use support::host::Host;
+use support::lab::{Lab, SERVER4};
+use support::launch::Launch;
+use support::lines::Lines;
+use support::peer::Peer;
+use support::syslog::{Syslog, busybox, deaf};
+use support::traffic::ping_works;
+use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
+use support::wait::{PATIENCE, wait_until};
+
+const TO: (&str, u16) = (SERVER4, 5886);
+
+/// Starts a command in the background with a pid file; returns its pid.
+fn background(host: &Host, launch: &Launch, pid_file: &str) -> Pid {
+    let path = host.path(pid_file);
+    let output = launch.clone().options(["-P".as_ref(), path.as_os_str()]).output();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    Pid::from_raw(fs::read_to_string(path).unwrap().trim().parse().unwrap())
+}
+
+fn server_in_background(host: &Host) -> (Server, Pid) {
+    let server = Server::new(host, [1, 2]);
+    let prog = server_prog(host, "up", "");
+    let pid = background(host, &server.launch().clone().operands([prog]), "server.pid");
+    (server, pid)
+}
+
+/// The lines so far are all `<PRIORITY>name[pid]: text`, with facility daemon and no time.
+fn assert_form(lines: &Lines, name: &str, pid: Pid) {
+    let lines = lines.all();
+    assert!(!lines.is_empty());
+    for line in lines {
+        let (priority, rest) = line.strip_prefix('<').unwrap().split_once('>').unwrap();
+        let priority: u8 = priority.parse().unwrap();
+        assert_eq!(priority >> 3, 3, "facility daemon: {line}");
+        assert!([4, 6, 7].contains(&(priority & 7)), "{line}");
+        assert!(rest.starts_with(&format!("{name}[{pid}]: ")), "{line}");
+        assert!(!line.ends_with('\n') && !line.ends_with('\0'), "{line:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn lines_have_the_form_that_syslogd_expects() {
+    let lab = Lab::direct();
+    let logs = [Syslog::start(&lab.server), Syslog::start(lab.client())];
+    let (_config, server) = server_in_background(&lab.server);
+    let client = Client::new(lab.client(), 1);
+    let prog = client_prog(lab.client(), "up", 1, "exit 9");
+    let launch = client.launch().clone().options(["-k", "1"]);
+    let launch = launch.operands([SERVER4, "5886"]).operands([prog]);
+    let client = background(lab.client(), &launch, "client.pid");
+    wait_until(PATIENCE, "a ping", || ping_works(lab.client(), Inner(1).server4()));
+    let line = logs[0].lines.wait("admitted from");
+    assert!(line.starts_with("<30>"), "info: {line}");
+    let line = logs[1].lines.wait("exited with status 9");
+    assert!(line.starts_with("<28>"), "warning: {line}");
+    logs[1].lines.wait("answers from");
+    assert_form(&logs[0].lines, "jtunneld", server);
+    assert_form(&logs[1].lines, "jtunnel-client", client);
+    // Without -v there is no debug line.
+    assert!(logs.iter().all(|log| !log.lines.all().iter().any(|line| line.starts_with("<31>"))));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn in_the_foreground_both_hear() {
+    let lab = Lab::direct();
+    let log = Syslog::start(&lab.server);
+    let server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
+    let heard = log.lines.wait("admitted from");
+    let said = server.lines.wait("admitted from");
+    assert_eq!(heard.split_once("]: ").unwrap().1, said.split_once(": ").unwrap().1);
+    assert!(said.starts_with("jtunneld: client "), "{said}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn absent_at_start_restarted_and_gone_for_a_while() {
+    let lab = Lab::direct();
+    let (_config, pid) = server_in_background(&lab.server);
+    let peer = Peer::new(lab.client());
+    let usr1 = || kill(pid, Signal::SIGUSR1).unwrap();
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    // It was not there; now it is.
+    let log = Syslog::start(&lab.server);
+    log.lines.wait_next("status: ", usr1);
+    drop(log);
+    usr1();
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    let log = Syslog::start(&lab.server);
+    log.lines.wait_next("status: ", usr1);
+    // A new one took the place of the old before anything was logged.
+    drop(log);
+    let log = Syslog::start(&lab.server);
+    peer.knock(&client_id(2), TO, SERVER_ID);
+    log.lines.wait("admitted from");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_client_and_its_child_find_a_new_one_too() {
+    let lab = Lab::direct();
+    let _server = Server::new(&lab.server, [1]).start();
+    let log = Syslog::start(lab.client());
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.wait_up();
+    log.lines.wait("answers from");
+    drop(log);
+    for _ in 0..3 {
+        let log = Syslog::start(lab.client());
+        client.signal(Signal::SIGUSR1);
+        log.lines.wait("status: device");
+        log.lines.wait("status: sent");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_real_syslogd_stopped_and_started() {
+    let lab = Lab::direct();
+    let (_config, pid) = server_in_background(&lab.server);
+    let mut syslogd = busybox(&lab.server);
+    let status = |host: &Host| host.read("messages").matches("status: 0 clients").count();
+    for round in 1..=3 {
+        wait_until(PATIENCE, "the line in the file", || {
+            kill(pid, Signal::SIGUSR1).unwrap();
+            status(&lab.server) >= round
+        });
+        let before = status(&lab.server);
+        syslogd.signal(Signal::SIGTERM);
+        syslogd.wait();
+        syslogd = busybox(&lab.server);
+        wait_until(PATIENCE, "the line in the file", || {
+            kill(pid, Signal::SIGUSR1).unwrap();
+            status(&lab.server) > before
+        });
+    }
+    let text = lab.server.read("messages");
+    let line = text.lines().find(|line| line.contains("status: ")).unwrap();
+    // syslogd has put the time in front, and only one.
+    assert!(line.contains(" daemon.info jtunneld[") && line.len() < 200, "{line}");
+    assert_eq!(line.matches("jtunneld[").count(), 1, "{line}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_that_hangs_blocks_nothing() {
+    let lab = Lab::direct();
+    // Their queues fill up, and nobody reads.
+    let _deaf = [deaf(&lab.server), deaf(lab.client())];
+    let mut tunnel = Tunnel::plain(lab);
+    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    beat.wait_beats(10);
+    for _ in 0..100 {
+        tunnel.server.signal(Signal::SIGHUP);
+        tunnel.client.signal(Signal::SIGHUP);
+        beat.wait_beats(1);
+    }
+    tunnel.server.signal(Signal::SIGUSR1);
+    tunnel.client.signal(Signal::SIGUSR1);
+    beat.wait_beats(50);
+    assert_eq!(beat.tally().lost, 0, "{:?}", beat.tally());
+    let since = Instant::now();
+    tunnel.client.process().stop();
+    tunnel.server.process().stop();
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_in_its_place_may_be_anything() {
+    let lab = Lab::direct();
+    lab.server.run(|| fs::write("/dev/log", "a file").unwrap());
+    lab.client().run(|| fs::create_dir("/dev/log").unwrap());
+    let tunnel = Tunnel::plain(lab);
+    tunnel.server.lines.wait_next("status: ", || tunnel.server.signal(Signal::SIGUSR1));
+    tunnel.client.lines.wait_next("status: device", || tunnel.client.signal(Signal::SIGUSR1));
+    assert_eq!(tunnel.lab.server.run(|| fs::read(Path::new("/dev/log")).unwrap()), b"a file");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn debug_lines_on_demand() {
+    let lab = Lab::direct();
+    let log = Syslog::start(lab.client());
+    let fake = Peer::bound(&lab.server, "0.0.0.0:5886");
+    let client = Client::new(lab.client(), 1)
+        .options(&["-k", "1", "-v"])
+        .start_with(&["/bin/true"]);
+    let (_, from) = fake.receive();
+    Peer::new(&lab.server).send(SERVER_ID, &[], (&from.ip().to_string(), from.port()));
+    let line = log.lines.wait("not the server");
+    assert!(line.starts_with("<31>jtunnel-client["), "{line}");
+    client.lines.wait("not the server");
+}

@@ -63,6 +63,17 @@ impl Lines {
         wait_for(PATIENCE, &what, || self.matching(text).get(n - 1).cloned())
     }
 
+    /// Waits for this number of lines with this text, and expects no more.
+    #[track_caller]
+    pub fn exactly(&self, text: &str, n: usize) -> Vec<String> {
+        if n > 0 {
+            self.wait_nth(text, n);
+        }
+        let lines = self.matching(text);
+        assert_eq!(lines.len(), n, "lines with {text:?}: {lines:?}");
+        lines
+    }
+
     /// When the nth line with this text came.
     pub fn time_of(&self, text: &str, n: usize) -> Option<Instant> {
         self.with(|lines| {

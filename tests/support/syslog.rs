@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ impl Syslog {
                     Err(_) => break,
                 }
             }
+            // A process that is being forked may hold a copy for a moment.
+            let _ = socket.shutdown(Shutdown::Both);
         });
         Self {
             lines,
