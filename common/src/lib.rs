@@ -9,20 +9,28 @@
 //!                  hook (PROG)      authorized, id
 //! ```
 //!
-//! Pure files (`id`, `packet`, `address`, `control`, `backoff`) work on slices and do no I/O.
+//! Pure files (`id`, `packet`, `address`, `control`, `checksum`, `headers`, `gso`, `gro`,
+//! `virtio_net`) work on slices and do no I/O.
 //! `sys` holds every unsafe block.
 
 pub mod address;
 pub mod authorized;
 pub mod background;
 pub mod backoff;
+mod batch;
+pub mod checksum;
 pub mod control;
 pub mod error;
+pub mod gro;
+pub mod gso;
+pub mod headers;
 pub mod hook;
 pub mod id;
 pub mod identity;
+pub mod inbound;
 pub mod log;
 pub mod options;
+pub mod outbound;
 pub mod packet;
 pub mod pidfile;
 pub mod program;
@@ -32,5 +40,9 @@ pub mod socket;
     reason = "the one place for system calls that have no safe wrapper"
 )]
 pub mod sys;
+pub mod tally;
+#[cfg(test)]
+mod testing;
 pub mod throttle;
 pub mod tun;
+pub mod virtio_net;

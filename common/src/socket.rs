@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use crate::sys;
 /// Socket buffers, in bytes: a thousand full packets. The default of 208 KiB loses bursts.
 const BUFFER_LEN: usize = 1 << 20;
 
+/// No path has an MTU that this would not pass (RFC 791: 576).
+const SHORT_SEGMENT: usize = 512;
+
 /// How the socket is to be set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Bind {
@@ -33,6 +37,8 @@ pub struct Bind {
     /// Whether each datagram says which local address it came to. A socket that is bound to one
     /// address never does.
     pub report_source: bool,
+    /// Whether datagrams of one flow may come and go many at a time, as far as the kernel can.
+    pub offload: bool,
 }
 
 impl Bind {
@@ -47,6 +53,9 @@ impl Bind {
 pub struct Socket {
     fd: OwnedFd,
     ipv6: bool,
+    /// Whether the kernel has UDP_SEGMENT (Linux 4.18). One that has not would send all segments
+    /// as one datagram, without an error.
+    segments: bool,
 }
 
 /// The local address that a datagram came to, so that the answer leaves from it.
@@ -57,9 +66,10 @@ pub struct Source {
     interface: u32,
 }
 
-/// One received datagram.
+/// What one call received: a datagram, or several of one flow and one length behind each other,
+/// the last of which may be shorter.
 #[derive(Debug)]
-pub struct Datagram {
+pub struct Datagrams {
     /// Length of the data, in bytes.
     pub len: usize,
     /// The sender.
@@ -68,14 +78,42 @@ pub struct Datagram {
     pub source: Option<Source>,
     /// Whether it was longer than the buffer.
     pub truncated: bool,
+    /// Length of each datagram but the last in what was received; the length of all if it is one.
+    stride: usize,
 }
 
-/// Where to send: an address in the form that the kernel takes, and the local address to send
-/// from, if there is a choice.
+/// Where to send: a peer's address, and the local address to send from, if there is a choice.
 #[derive(Clone, Copy)]
 pub struct Target {
-    raw: RawAddress,
+    address: SocketAddr,
     source: Option<Source>,
+    raw: RawAddress,
+    /// The longest datagram that may leave as a segment of many, in bytes.
+    max_segment: usize,
+}
+
+impl Target {
+    /// The peer's address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The local address to send from.
+    pub fn source(&self) -> Option<Source> {
+        self.source
+    }
+
+    /// Whether datagrams of this length may leave as segments.
+    pub fn segments(&self, len: usize) -> bool {
+        len <= self.max_segment
+    }
+
+    /// Remembers that segments of this length were refused, so that they go singly. The error
+    /// is the same for a path whose MTU is smaller and for a device that can't do it at all: a
+    /// short segment tells them apart.
+    pub fn refuse_segments(&mut self, len: usize) {
+        self.max_segment = if len > SHORT_SEGMENT { len - 1 } else { 0 };
+    }
 }
 
 impl Socket {
@@ -84,7 +122,9 @@ impl Socket {
     /// No `SO_REUSEADDR`: two daemons would share a UDP port without a word.
     pub fn bind(options: &Bind) -> Result<Self> {
         let (fd, ipv6) = open(options).context(|| "open a UDP socket".into())?;
-        let socket = Self { fd, ipv6 };
+        let segments = options.offload
+            && sys::set_option(fd.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+        let socket = Self { fd, ipv6, segments };
         socket.configure(options)?;
         let any = match ipv6 {
             true => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -129,6 +169,10 @@ impl Socket {
         }
         if options.report_source && options.is_wildcard() {
             self.report_destination()?;
+        }
+        if options.offload {
+            // Linux 5.0; without it each datagram comes by itself.
+            let _ = set(libc::SOL_UDP, libc::UDP_GRO, 1);
         }
         if let Some(mark) = options.mark {
             setsockopt(&self.fd, sockopt::Mark, &mark)
@@ -176,26 +220,30 @@ impl Socket {
             .ok_or_else(|| Errno::EAFNOSUPPORT.into())
     }
 
-    /// Receives one datagram.
-    pub fn receive(&self, data: &mut [u8]) -> io::Result<Datagram> {
+    /// Receives one datagram, or several of one flow.
+    pub fn receive(&self, data: &mut [u8]) -> io::Result<Datagrams> {
         let mut name = [0; RAW_LEN];
         let mut control = Control::default();
         let received = sys::receive_message(self.fd.as_fd(), data, &mut name, control.room())?;
+        let messages = &control.room()[..received.control_len];
         // A name of another family can't come from a UDP socket; port 0 gets it dropped.
         let nobody = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
-        Ok(Datagram {
+        Ok(Datagrams {
             len: received.len,
             from: decode(&name[..received.name_len]).unwrap_or(nobody),
-            source: destination(&control.room()[..received.control_len]),
+            source: destination(messages),
             truncated: received.truncated,
+            stride: stride(messages, received.len),
         })
     }
 
     /// Where to send, made once for many datagrams.
     pub fn target(&self, address: SocketAddr, source: Option<Source>) -> Target {
         Target {
-            raw: RawAddress::new(address, self.ipv6),
+            address,
             source,
+            raw: RawAddress::new(address, self.ipv6),
+            max_segment: if self.segments { usize::MAX } else { 0 },
         }
     }
 
@@ -204,33 +252,48 @@ impl Socket {
     /// If it can't leave from the address that the peer spoke to, it leaves from the one that
     /// the kernel chooses.
     pub fn send(&self, parts: &[IoSlice<'_>], target: &Target) -> io::Result<()> {
-        self.send_with(parts, target, MsgFlags::empty())
+        self.send_with(parts, target, None, MsgFlags::empty())
+    }
+
+    /// Sends the parts as datagrams of `len` bytes, the last of which may be shorter, in one
+    /// call. Not all paths can, see [`Target::segments`].
+    pub fn send_segments(
+        &self,
+        parts: &[IoSlice<'_>],
+        target: &Target,
+        len: u16,
+    ) -> io::Result<()> {
+        self.send_with(parts, target, Some(len), MsgFlags::empty())
     }
 
     /// Sends without waiting: for datagrams that are not worth a wait.
     pub fn try_send(&self, data: &[u8], target: &Target) -> io::Result<()> {
-        self.send_with(&[IoSlice::new(data)], target, MsgFlags::MSG_DONTWAIT)
+        let parts = [IoSlice::new(data)];
+        self.send_with(&parts, target, None, MsgFlags::MSG_DONTWAIT)
     }
 
-    fn send_with(&self, parts: &[IoSlice<'_>], target: &Target, flags: MsgFlags) -> io::Result<()> {
+    fn send_with(
+        &self,
+        parts: &[IoSlice<'_>],
+        target: &Target,
+        segment: Option<u16>,
+        flags: MsgFlags,
+    ) -> io::Result<()> {
+        let (fd, name) = (self.fd.as_fd(), target.raw.as_bytes());
         let send = |control: &Control| {
-            let name = target.raw.as_bytes();
-            sys::send_message(
-                self.fd.as_fd(),
-                parts,
-                name,
-                control.as_bytes(),
-                flags.bits(),
-            )
-            .map(drop)
+            sys::send_message(fd, parts, name, control.as_bytes(), flags.bits()).map(drop)
         };
-        let mut control = Control::default();
+        let mut plain = Control::default();
+        if let Some(len) = segment {
+            plain.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
+        }
         let Some(source) = target.source else {
-            return send(&control);
+            return send(&plain);
         };
+        let mut control = plain;
         self.push_source(&mut control, source);
         match send(&control) {
-            Err(error) if !is_congestion(&error) => send(&Control::default()),
+            Err(error) if !is_congestion(&error) => send(&plain),
             result => result,
         }
     }
@@ -314,6 +377,26 @@ fn destination(control: &[u8]) -> Option<Source> {
     })
 }
 
+/// Length of each datagram in what was received, from the UDP_GRO message (udp(7)): an `int`,
+/// and what can't be is no division.
+fn stride(control: &[u8], len: usize) -> usize {
+    messages(control)
+        .find(|&(level, kind, _)| (level, kind) == (libc::SOL_UDP, libc::UDP_GRO))
+        .and_then(|(_, _, data)| Some(i32::from_ne_bytes(*data.first_chunk::<4>()?)))
+        .and_then(|stride| usize::try_from(stride).ok())
+        .filter(|stride| (1..=len).contains(stride))
+        .unwrap_or(len)
+}
+
+impl Datagrams {
+    /// Where in the buffer each datagram lies. An empty one is one too.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (len, stride) = (self.len, self.stride.max(1));
+        let count = len.div_ceil(stride).max(1);
+        (0..count).map(move |n| n * stride..((n + 1) * stride).min(len))
+    }
+}
+
 fn errno(error: &io::Error) -> Errno {
     error
         .raw_os_error()
@@ -360,6 +443,7 @@ mod tests {
             mark: None,
             nonblocking: false,
             report_source: true,
+            offload: true,
         })
         .expect("a free port on loopback")
     }
@@ -418,6 +502,54 @@ mod tests {
             .try_send(&[7; 100], &client.target(to, None))
             .expect("loopback takes it");
         assert!(server.receive(&mut [0; 50]).expect("a datagram").truncated);
+    }
+
+    #[test]
+    fn many_in_one_call() {
+        let (server, client) = (bind(None), bind(Some("127.0.0.1")));
+        let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port(&server));
+        let target = client.target(to, None);
+        assert!(target.segments(100));
+        client
+            .send_segments(&[IoSlice::new(&[7; 250])], &target, 100)
+            .expect("loopback takes it");
+        let (mut data, mut lengths) = ([0; 1000], Vec::new());
+        while lengths.iter().sum::<usize>() < 250 {
+            let datagrams = server.receive(&mut data).expect("datagrams");
+            lengths.extend(datagrams.ranges().map(|range| range.len()));
+        }
+        assert_eq!(lengths, [100, 100, 50]);
+    }
+
+    #[test]
+    fn impossible_strides_divide_nothing() {
+        for (value, expected) in [
+            (100, 100),
+            (1, 1),
+            (0, 250),
+            (-1, 250),
+            (251, 250),
+            (i32::MIN, 250),
+        ] {
+            let mut control = Control::default();
+            control.push(libc::SOL_UDP, libc::UDP_GRO, &i32::to_ne_bytes(value));
+            assert_eq!(stride(control.as_bytes(), 250), expected, "{value}");
+        }
+        let mut short = Control::default();
+        short.push(libc::SOL_UDP, libc::UDP_GRO, &[100, 0]);
+        assert_eq!(stride(short.as_bytes(), 250), 250);
+        assert_eq!(stride(&[], 0), 0);
+    }
+
+    #[test]
+    fn refused_segments_go_singly() {
+        let socket = bind(None);
+        let to = "192.0.2.1:1".parse().expect("an address");
+        let mut target = socket.target(to, None);
+        target.refuse_segments(1428);
+        assert!(target.segments(1427) && !target.segments(1428));
+        target.refuse_segments(100);
+        assert!(!target.segments(8));
     }
 
     #[test]

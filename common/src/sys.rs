@@ -1,7 +1,7 @@
 //! Every unsafe block of the project: system calls for which there is no safe wrapper that
 //! fits. Each function does one thing and hands back an `io::Result`.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_long, c_uint};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -118,6 +118,29 @@ pub fn bind(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     Ok(Errno::result(result).map(drop)?)
 }
 
+/// Reads what is there already from a descriptor that blocks: `preadv2(2)` with `RWF_NOWAIT`.
+/// musl had no such function for long, so it is the bare call, and -1 means "no offset".
+pub fn read_nowait(fd: BorrowedFd<'_>, data: &mut [u8]) -> io::Result<usize> {
+    let part = libc::iovec {
+        iov_base: data.as_mut_ptr().cast(),
+        iov_len: data.len(),
+    };
+    let (fd, offset): (c_long, c_long) = (fd.as_raw_fd().into(), -1);
+    // SAFETY: the one part is a live, exclusively borrowed buffer of the length given.
+    let len = unsafe {
+        libc::syscall(
+            libc::SYS_preadv2,
+            fd,
+            &raw const part,
+            1 as c_long,
+            offset,
+            offset,
+            c_long::from(libc::RWF_NOWAIT),
+        )
+    };
+    Ok(usize::try_from(Errno::result(len)?).unwrap_or_default())
+}
+
 // ---- tun --------------------------------------------------------------------------------------
 
 mod ioctl {
@@ -125,6 +148,7 @@ mod ioctl {
     // The kernel writes the name back, so both are "readwrite" whatever the number says.
     nix::ioctl_readwrite_bad!(tun_set_iff, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_readwrite_bad!(tun_get_iff, libc::TUNGETIFF, libc::ifreq);
+    nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);
     nix::ioctl_write_ptr_bad!(set_mtu, libc::SIOCSIFMTU, libc::ifreq);
 }
 
@@ -136,6 +160,14 @@ pub fn tun_attach(fd: BorrowedFd<'_>, flags: c_int) -> io::Result<String> {
     // SAFETY: TUNSETIFF reads and writes one ifreq.
     unsafe { ioctl::tun_set_iff(fd.as_raw_fd(), &raw mut request) }?;
     Ok(name_of(&request))
+}
+
+/// Says which unfinished packets (`TUN_F_*`) the program reads and finishes itself.
+pub fn tun_set_offload(fd: BorrowedFd<'_>, features: c_uint) -> io::Result<()> {
+    let features = c_int::try_from(features).unwrap_or_default();
+    // SAFETY: TUNSETOFFLOAD takes its argument by value.
+    unsafe { ioctl::tun_set_offload(fd.as_raw_fd(), features) }?;
+    Ok(())
 }
 
 /// The name that the device of this descriptor has now; EBADFD when it was deleted.
@@ -227,9 +259,11 @@ pub fn wait_for(pid: Pid) {
 /// Gives a command default signal handlers and these limits on descriptors. The empty signal
 /// mask is std's doing.
 pub fn start_clean(command: &mut Command, descriptors: (rlim_t, rlim_t)) {
+    let last = libc::SIGRTMAX();
     let clean = move || {
-        for number in 1..=31 {
-            // SAFETY: signal(2) with SIG_DFL has no memory to get wrong; KILL and STOP say EINVAL.
+        for number in 1..=last {
+            // SAFETY: signal(2) with SIG_DFL has no memory to get wrong. EINVAL for KILL, STOP
+            // and the two that the C library keeps for itself is as it should be.
             unsafe { libc::signal(number, libc::SIG_DFL) };
         }
         // A limit that can't be restored is no reason not to run.

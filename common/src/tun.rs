@@ -1,24 +1,55 @@
 //! One tun device: made when opened, gone when its last descriptor is closed.
 
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-use libc::{IFF_NO_PI, IFF_TUN};
+use libc::{
+    IFF_NO_PI, IFF_TUN, IFF_VNET_HDR, TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6,
+    c_int, c_uint,
+};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::error::{Context, Result};
 use crate::sys;
+use crate::virtio_net;
 
 const DEVICE: &str = "/dev/net/tun";
 
-/// A tun device. IP packets without any header before them (`IFF_NO_PI`).
+/// How a device is to be opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    /// MTU, in bytes.
+    pub mtu: u16,
+    /// Whether calls return rather than wait.
+    pub nonblocking: bool,
+    /// Whether super-packets are wanted, as far as the kernel has them.
+    pub offload: bool,
+}
+
+/// A tun device. IP packets, with a virtio-net header before each if the device has offload.
 #[derive(Debug)]
 pub struct Tun {
     file: File,
     name: String,
+    nonblocking: bool,
+    offload: Offload,
+    /// Whether a blocking descriptor can be asked for what is there already.
+    nowait: Cell<bool>,
+}
+
+/// What a device does for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offload {
+    /// Nothing: whole packets, without a header.
+    None,
+    /// Packets have a virtio-net header, and those of TCP may be super-packets.
+    Tcp,
+    /// Those of UDP too (Linux 6.2).
+    TcpUdp,
 }
 
 /// Why a packet did not get in or out.
@@ -26,30 +57,42 @@ pub struct Tun {
 pub enum Trouble {
     /// Nothing to read, or a signal came.
     Nothing,
-    /// The device is down, or full, or the packet is not one: this packet is lost.
+    /// The device is down or full: this packet is lost.
     Lost,
+    /// The kernel does not take this packet, or not in this form.
+    Refused,
     /// The device was deleted: every later call fails too.
     Gone,
 }
 
 impl Tun {
-    /// Opens a device of the name that the kernel chooses and sets its MTU, in bytes.
-    pub fn open(mtu: u16, nonblocking: bool) -> Result<Self> {
+    /// Opens a device of the name that the kernel chooses.
+    pub fn open(mode: Mode) -> Result<Self> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(if nonblocking { libc::O_NONBLOCK } else { 0 })
+            .custom_flags(if mode.nonblocking {
+                libc::O_NONBLOCK
+            } else {
+                0
+            })
             .open(DEVICE)
             .context(|| format!("open {DEVICE}"))?;
-        let name = sys::tun_attach(file.as_fd(), IFF_TUN | IFF_NO_PI)
-            .context(|| "create a tun device".into())?;
+        let (name, offload) =
+            attach(file.as_fd(), mode.offload).context(|| "create a tun device".into())?;
         // The ioctl asks for a socket, of whatever family: this one is in every kernel.
         let flags = SockFlag::SOCK_CLOEXEC;
         socket(AddressFamily::Unix, SockType::Datagram, flags, None)
             .map_err(io::Error::from)
-            .and_then(|any| sys::set_mtu(any.as_fd(), &name, mtu))
-            .context(|| format!("set the MTU of {name} to {mtu}"))?;
-        Ok(Self { file, name })
+            .and_then(|any| sys::set_mtu(any.as_fd(), &name, mode.mtu))
+            .context(|| format!("set the MTU of {name} to {}", mode.mtu))?;
+        Ok(Self {
+            file,
+            name,
+            nonblocking: mode.nonblocking,
+            offload,
+            nowait: Cell::new(true),
+        })
     }
 
     /// The name that the device had when it was opened.
@@ -63,15 +106,46 @@ impl Tun {
         sys::tun_name(self.file.as_fd()).ok()
     }
 
-    /// Reads one packet.
+    /// What the device does for us.
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// Length of what comes before each packet, in bytes.
+    pub fn prefix_len(&self) -> usize {
+        match self.offload {
+            Offload::None => 0,
+            Offload::Tcp | Offload::TcpUdp => virtio_net::HEADER_LEN,
+        }
+    }
+
+    /// Reads one packet, waiting for it if the descriptor blocks.
     pub fn receive(&self, packet: &mut [u8]) -> std::result::Result<usize, Trouble> {
         (&self.file).read(packet).map_err(|e| trouble(&e))
     }
 
-    /// Writes one packet.
-    pub fn send(&self, packet: &[u8]) -> std::result::Result<(), Trouble> {
+    /// Reads one packet that is there already.
+    pub fn receive_queued(&self, packet: &mut [u8]) -> std::result::Result<usize, Trouble> {
+        if self.nonblocking {
+            return self.receive(packet);
+        }
+        if !self.nowait.get() {
+            return Err(Trouble::Nothing);
+        }
+        sys::read_nowait(self.file.as_fd(), packet).map_err(|error| {
+            let errno = error.raw_os_error().map(Errno::from_raw);
+            if matches!(errno, Some(Errno::EOPNOTSUPP | Errno::ENOSYS)) {
+                self.nowait.set(false);
+                return Trouble::Nothing;
+            }
+            trouble(&error)
+        })
+    }
+
+    /// Writes the parts as one packet.
+    pub fn send(&self, parts: &[IoSlice<'_>]) -> std::result::Result<(), Trouble> {
         (&self.file)
-            .write(packet)
+            .write_vectored(parts)
             .map(drop)
             .map_err(|e| trouble(&e))
     }
@@ -83,6 +157,23 @@ impl AsFd for Tun {
     }
 }
 
+/// Attaches the descriptor to a new device and asks for as much offload as there is.
+fn attach(fd: BorrowedFd<'_>, offload: bool) -> io::Result<(String, Offload)> {
+    const TCP: c_uint = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
+    const UDP: c_uint = TUN_F_USO4 | TUN_F_USO6;
+    let flags: c_int = IFF_TUN | IFF_NO_PI;
+    if offload && let Ok(name) = sys::tun_attach(fd, flags | IFF_VNET_HDR) {
+        // EINVAL below Linux 6.2, which knows no USO.
+        if sys::tun_set_offload(fd, TCP | UDP).is_ok() {
+            return Ok((name, Offload::TcpUdp));
+        }
+        // Without any the header stays, and says that there is nothing to do.
+        let _ = sys::tun_set_offload(fd, TCP);
+        return Ok((name, Offload::Tcp));
+    }
+    Ok((sys::tun_attach(fd, flags)?, Offload::None))
+}
+
 /// What the kernel's tun driver means (drivers/net/tun.c).
 fn trouble(error: &io::Error) -> Trouble {
     match error.raw_os_error().map(Errno::from_raw) {
@@ -90,7 +181,9 @@ fn trouble(error: &io::Error) -> Trouble {
         // EFAULT ends a read that was asleep when the device was deleted (tun_ring_recv), EBADFD
         // says every later call (tun_get found no device).
         Some(Errno::EBADFD | Errno::EFAULT) => Trouble::Gone,
-        // EIO: down. EINVAL: neither IPv4 nor IPv6. ENOBUFS, ENOMEM: no room.
+        // Neither IPv4 nor IPv6, or a super-packet that this kernel can't read.
+        Some(Errno::EINVAL) => Trouble::Refused,
+        // EIO: down. ENOBUFS, ENOMEM: no room.
         _ => Trouble::Lost,
     }
 }
@@ -105,7 +198,7 @@ mod tests {
             (Errno::EAGAIN, Trouble::Nothing),
             (Errno::EINTR, Trouble::Nothing),
             (Errno::EIO, Trouble::Lost),
-            (Errno::EINVAL, Trouble::Lost),
+            (Errno::EINVAL, Trouble::Refused),
             (Errno::ENOBUFS, Trouble::Lost),
             (Errno::EBADFD, Trouble::Gone),
             (Errno::EFAULT, Trouble::Gone),

@@ -17,13 +17,16 @@ use common::backoff::Backoff;
 use common::error::{Context, Result, reason};
 use common::hook::{self, Hook};
 use common::id::PeerId;
+use common::inbound::Inbound;
 use common::options::{Action, Common};
-use common::packet::{HEADER_LEN, MAX_DATAGRAM};
+use common::outbound::Outbound;
+use common::packet::MAX_DATAGRAM;
 use common::program::Program;
 use common::socket::{Bind, Socket, is_nothing};
 use common::sys::{self, Wake};
+use common::tally::Count;
 use common::throttle::Throttle;
-use common::tun::Tun;
+use common::tun::{Mode, Tun};
 use common::{identity, log};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
@@ -51,6 +54,7 @@ pub(crate) struct Client {
     id: PeerId,
     bind: Bind,
     socket: Socket,
+    tun_mode: Mode,
     /// `None` after the device was deleted, until there is a new one.
     tun: Option<Tun>,
     rebuild: Option<Instant>,
@@ -71,10 +75,11 @@ pub(crate) struct Client {
     keepalive: Keepalive,
     timeout: ReceiveTimeout,
     started: Instant,
+    outbound: Outbound,
+    inbound: Inbound,
+    /// What the socket receives.
     buffer: Box<[u8]>,
-    received: u64,
-    received_bytes: u64,
-    dropped: u64,
+    received: Count,
     throttles: Throttles,
 }
 
@@ -83,8 +88,10 @@ struct Throttles {
     unauthorized: Throttle,
     receive: Throttle,
     send: Throttle,
+    silence: Throttle,
     resolve: Throttle,
     tun: Throttle,
+    gave_up: Throttle,
 }
 
 impl Program for Client {
@@ -111,15 +118,22 @@ impl Program for Client {
             mark: options.mark,
             nonblocking: false,
             report_source: false,
+            offload: options.offload,
         };
         let socket = Socket::bind(&bind)?;
-        let tun = Tun::open(options.mtu, false)?;
+        let tun_mode = Mode {
+            mtu: options.mtu,
+            nonblocking: false,
+            offload: options.offload,
+        };
+        let tun = Tun::open(tun_mode)?;
         catch_signals(&socket).context(|| "catch signals".into())?;
         let now = Instant::now();
         Ok(Self {
             id,
             bind,
             socket,
+            tun_mode,
             tun: Some(tun),
             rebuild: None,
             rebuild_wait: Backoff::default(),
@@ -135,17 +149,19 @@ impl Program for Client {
             keepalive: Keepalive::new(config.keepalive, now),
             timeout: ReceiveTimeout::new(now),
             started: now,
-            buffer: vec![0; HEADER_LEN + MAX_DATAGRAM].into(),
-            received: 0,
-            received_bytes: 0,
-            dropped: 0,
+            outbound: Outbound::new(id, options.offload),
+            inbound: Inbound::default(),
+            buffer: vec![0; MAX_DATAGRAM].into(),
+            received: Count::default(),
             throttles: Throttles {
                 foreign: Throttle::per_minute(),
                 unauthorized: Throttle::per_minute(),
                 receive: Throttle::per_minute(),
                 send: Throttle::per_minute(),
+                silence: Throttle::per_minute(),
                 resolve: Throttle::per_minute(),
                 tun: Throttle::per_minute(),
+                gave_up: Throttle::per_minute(),
             },
             config,
         })
@@ -204,8 +220,7 @@ impl Client {
         let result = self.socket.receive(&mut buffer);
         let now = Instant::now();
         match result {
-            Ok(datagram) if datagram.truncated => self.dropped += 1,
-            Ok(datagram) => self.on_datagram(datagram.from, &buffer[..datagram.len], now),
+            Ok(datagrams) => self.on_datagrams(&datagrams, &buffer, now),
             Err(error) if is_nothing(&error) => self.timeout.expired(),
             Err(error) => {
                 if let Some(held_back) = self.throttles.receive.pass(now) {
@@ -312,9 +327,9 @@ impl Client {
             "status: device {}, server {server}, {heard}, round trip {round_trip}, received {} \
              packets {} bytes, dropped {}",
             device.as_deref().unwrap_or("none"),
-            self.received,
-            self.received_bytes,
-            self.dropped
+            self.received.packets,
+            self.received.bytes,
+            self.received.dropped
         ));
         if let Some(sender) = &self.sender {
             let _ = kill(sender.pid, Signal::SIGUSR1);

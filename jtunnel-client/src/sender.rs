@@ -1,15 +1,14 @@
 //! The child process: tun to UDP, with blocking calls and nothing else.
 
-use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use common::error::reason;
-use common::id::PeerId;
 use common::log;
-use common::packet::{HEADER_LEN, is_addressed_to};
-use common::socket::{Socket, is_congestion};
+use common::outbound::{Exit, Outbound};
+use common::socket::{Socket, Target, is_congestion};
 use common::sys::{self, Wake};
+use common::tally::{Count, Tally};
 use common::throttle::Throttle;
 use common::tun::{Trouble, Tun};
 use nix::sys::prctl::set_pdeathsig;
@@ -18,19 +17,10 @@ use nix::unistd::{Pid, getppid};
 
 /// What the child has, as a copy: nothing is shared but the descriptors.
 pub(crate) struct Sender<'a> {
-    pub(crate) id: PeerId,
     pub(crate) tun: &'a Tun,
     pub(crate) socket: &'a Socket,
     pub(crate) server: SocketAddr,
-    /// Room for a header and the largest packet.
-    pub(crate) buffer: &'a mut [u8],
-}
-
-#[derive(Default)]
-struct Counters {
-    packets: u64,
-    bytes: u64,
-    dropped: u64,
+    pub(crate) outbound: &'a mut Outbound,
 }
 
 impl Sender<'_> {
@@ -40,44 +30,69 @@ impl Sender<'_> {
         if set_up_signals().is_err() || getppid() != parent {
             return;
         }
-        let target = self.socket.target(self.server, None);
-        let (mut send_errors, mut loops) = (Throttle::per_minute(), Throttle::per_minute());
-        let mut counters = Counters::default();
-        self.buffer[..HEADER_LEN].copy_from_slice(self.id.as_bytes());
+        let mut target = self.socket.target(self.server, None);
+        let mut log = TroubleLog::new();
+        let mut count = Count::default();
         loop {
-            let received = self.tun.receive(&mut self.buffer[HEADER_LEN..]);
-            if sys::take_signals().contains(Signal::SIGUSR1) {
-                counters.report();
-            }
-            let len = match received {
-                Ok(len) => len,
-                Err(Trouble::Nothing) => continue,
-                // What else can happen to a read is not of one packet: the parent looks into it.
-                Err(Trouble::Gone | Trouble::Lost) => return,
+            let mut tally = Tally::default();
+            let mut exit = Exit {
+                socket: self.socket,
+                target: &mut target,
+                tally: &mut tally,
             };
-            let datagram = &self.buffer[..HEADER_LEN + len];
-            if is_addressed_to(&datagram[HEADER_LEN..], self.server) {
-                counters.dropped += 1;
-                if let Some(held_back) = loops.pass(Instant::now()) {
-                    log::warning(format_args!(
-                        "dropped a packet for the server's own address and port: the tunnel is \
-                         routed into itself{held_back}"
-                    ));
-                }
-                continue;
+            let result = self.outbound.carry(self.tun, &mut exit);
+            count += tally.count;
+            log.write(&tally, &target);
+            if sys::take_signals().contains(Signal::SIGUSR1) {
+                report(&count);
             }
-            match self.socket.send(&[IoSlice::new(datagram)], &target) {
-                Ok(()) => counters.add(len),
-                Err(error) => {
-                    counters.dropped += 1;
-                    if !is_congestion(&error)
-                        && let Some(held_back) = send_errors.pass(Instant::now())
-                    {
-                        let (to, reason) = (self.server, reason(&error));
-                        log::warning(format_args!("unable to send to {to}: {reason}{held_back}"));
-                    }
-                }
+            // What else can happen to a read is not of one packet: the parent looks into it.
+            if !matches!(result, Ok(()) | Err(Trouble::Nothing)) {
+                return;
             }
+        }
+    }
+}
+
+/// Lines about lost packets, at a bounded rate.
+struct TroubleLog {
+    send: Throttle,
+    looped: Throttle,
+    gave_up: Throttle,
+}
+
+impl TroubleLog {
+    fn new() -> Self {
+        Self {
+            send: Throttle::per_minute(),
+            looped: Throttle::per_minute(),
+            gave_up: Throttle::per_minute(),
+        }
+    }
+
+    fn write(&mut self, tally: &Tally, target: &Target) {
+        if tally.looped
+            && let Some(held_back) = self.looped.pass(Instant::now())
+        {
+            log::warning(format_args!(
+                "dropped a packet for the server's own address and port: the tunnel is routed \
+                 into itself{held_back}"
+            ));
+        }
+        if let Some(error) = &tally.gave_up
+            && let Some(held_back) = self.gave_up.pass(Instant::now())
+        {
+            let reason = reason(error);
+            log::info(format_args!(
+                "packets go one by one, many at once were refused: {reason}{held_back}"
+            ));
+        }
+        if let Some(error) = &tally.error
+            && !is_congestion(error)
+            && let Some(held_back) = self.send.pass(Instant::now())
+        {
+            let (to, reason) = (target.address(), reason(error));
+            log::warning(format_args!("unable to send to {to}: {reason}{held_back}"));
         }
     }
 }
@@ -93,16 +108,9 @@ fn set_up_signals() -> std::io::Result<()> {
     sys::catch_signals(&[Signal::SIGUSR1, Signal::SIGALRM])
 }
 
-impl Counters {
-    fn add(&mut self, bytes: usize) {
-        self.packets += 1;
-        self.bytes += bytes as u64;
-    }
-
-    fn report(&self) {
-        log::info(format_args!(
-            "status: sent {} packets {} bytes, dropped {}",
-            self.packets, self.bytes, self.dropped
-        ));
-    }
+fn report(count: &Count) {
+    log::info(format_args!(
+        "status: sent {} packets {} bytes, dropped {}",
+        count.packets, count.bytes, count.dropped
+    ));
 }

@@ -1,30 +1,16 @@
 //! The clients that have a tun device: found by identifier, by slot, by PROG. No I/O of its own.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::id::PeerId;
-use common::socket::{Source, Target};
+use common::socket::Target;
+use common::tally::Count;
 use common::throttle::Throttle;
 use common::tun::Tun;
 use nix::unistd::Pid;
 
 /// A client that flaps between two addresses is worth a line now and then, not each time.
 const MOVE_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Packets in one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Count {
-    pub(crate) packets: u64,
-    pub(crate) bytes: u64,
-}
-
-impl Count {
-    pub(crate) fn add(&mut self, bytes: usize) {
-        self.packets += 1;
-        self.bytes += bytes as u64;
-    }
-}
 
 /// Where PROG of a client is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,16 +27,11 @@ pub(crate) enum Prog {
 pub(crate) struct Client {
     pub(crate) id: PeerId,
     pub(crate) tun: Tun,
-    /// Where the last authorised packet came from.
-    pub(crate) endpoint: SocketAddr,
-    /// The local address that it came to.
-    pub(crate) source: Option<Source>,
-    /// The two above in the kernel's form.
+    /// Where the last authorised packet came from, and the local address that it came to.
     pub(crate) target: Target,
     pub(crate) heard: Instant,
     pub(crate) received: Count,
     pub(crate) sent: Count,
-    pub(crate) dropped: u64,
     pub(crate) prog: Prog,
     pub(crate) moves: Throttle,
     /// Set once the tunnel is to go: it does when PROG has ended, or at this time.
@@ -58,24 +39,14 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(
-        id: PeerId,
-        tun: Tun,
-        endpoint: SocketAddr,
-        source: Option<Source>,
-        target: Target,
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn new(id: PeerId, tun: Tun, target: Target, now: Instant) -> Self {
         Self {
             id,
             tun,
-            endpoint,
-            source,
             target,
             heard: now,
             received: Count::default(),
             sent: Count::default(),
-            dropped: 0,
             prog: Prog::Waiting,
             moves: Throttle::every(MOVE_INTERVAL),
             closing: None,

@@ -15,13 +15,15 @@ use common::authorized::Authorized;
 use common::error::{Context, Result, reason};
 use common::hook::Hook;
 use common::id::PeerId;
+use common::inbound::Inbound;
 use common::options::{Action, Common};
-use common::packet::{HEADER_LEN, MAX_DATAGRAM};
+use common::outbound::Outbound;
+use common::packet::MAX_DATAGRAM;
 use common::program::Program;
 use common::socket::{Bind, Socket};
 use common::sys::{self, Wake};
 use common::throttle::Throttle;
-use common::tun::Tun;
+use common::tun::{Mode, Tun};
 use common::{identity, log};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -57,8 +59,11 @@ pub(crate) struct Server {
     clients: Clients,
     authorized: Authorized,
     hook: Hook,
-    mtu: u16,
+    tun_mode: Mode,
     max_descriptor: u64,
+    outbound: Outbound,
+    inbound: Inbound,
+    /// What the socket receives.
     buffer: Box<[u8]>,
     /// Clients whose PROG is to be started.
     starts: VecDeque<PeerId>,
@@ -77,6 +82,7 @@ struct Throttles {
     receive: Throttle,
     tun: Throttle,
     looped: Throttle,
+    gave_up: Throttle,
 }
 
 /// What select() found ready.
@@ -111,10 +117,16 @@ impl Program for Server {
             mark: options.mark,
             nonblocking: true,
             report_source: true,
+            offload: options.offload,
         })?;
+        let tun_mode = Mode {
+            mtu: options.mtu,
+            nonblocking: true,
+            offload: options.offload,
+        };
         let max_descriptor = raise_descriptor_limit()?;
         // A device made for a moment shows that devices can be made.
-        drop(Tun::open(options.mtu, true)?);
+        drop(Tun::open(tun_mode)?);
         let (wake, wake_by) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
             .context(|| "create the signal pipe".into())?;
         let tuns = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
@@ -135,9 +147,11 @@ impl Program for Server {
             clients: Clients::default(),
             authorized: Authorized::new(options.directory.join(Self::PEERS), now),
             hook,
-            mtu: options.mtu,
+            tun_mode,
             max_descriptor,
-            buffer: vec![0; HEADER_LEN + MAX_DATAGRAM].into(),
+            outbound: Outbound::new(id, options.offload),
+            inbound: Inbound::default(),
+            buffer: vec![0; MAX_DATAGRAM].into(),
             starts: VecDeque::new(),
             next_start: now,
             closing: Vec::new(),
@@ -150,6 +164,7 @@ impl Program for Server {
                 receive: Throttle::per_minute(),
                 tun: Throttle::per_minute(),
                 looped: Throttle::per_minute(),
+                gave_up: Throttle::per_minute(),
             },
         };
         server.catch_signals().context(|| "catch signals".into())?;
@@ -270,12 +285,15 @@ impl Server {
     }
 }
 
-/// Raises the limit on descriptors as far as it goes, since each client takes one.
+/// Raises the limit on descriptors as far as it goes, since each client takes one. What can't be
+/// raised (above fs.nr_open, for one) stays. Returns the limit.
 fn raise_descriptor_limit() -> Result<u64> {
-    let doing = || "raise the limit on descriptors".to_owned();
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).context(doing)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context(doing)?;
-    Ok(hard)
+    let (soft, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).context(|| "read the limit on descriptors".into())?;
+    Ok(match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    })
 }
 
 /// Rounded up, so that the deadline has come when select() returns.

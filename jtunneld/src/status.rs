@@ -105,12 +105,12 @@ fn write_client(client: &Client, now: Instant) -> Delivery {
          dropped {}",
         client.id,
         client.tun.current_name().as_deref().unwrap_or("(deleted)"),
-        client.endpoint,
+        client.target.address(),
         now.saturating_duration_since(client.heard).as_secs(),
         client.received.packets,
         client.received.bytes,
         client.sent.packets,
         client.sent.bytes,
-        client.dropped
+        client.received.dropped + client.sent.dropped
     ))
 }

@@ -30,11 +30,10 @@ impl Client {
         match sys::fork() {
             Ok(Fork::Child) => {
                 let sender = Sender {
-                    id: self.id,
                     tun,
                     socket: &self.socket,
                     server,
-                    buffer: &mut self.buffer,
+                    outbound: &mut self.outbound,
                 };
                 sender.run(parent);
                 sys::exit_child(1)

@@ -33,7 +33,7 @@ impl Client {
     }
 
     pub(super) fn rebuild_tun(&mut self, now: Instant) {
-        match Tun::open(self.config.common.mtu, false) {
+        match Tun::open(self.tun_mode) {
             Ok(tun) => {
                 log::info(format_args!("device {} opened", tun.name()));
                 self.tun = Some(tun);
@@ -60,7 +60,7 @@ impl Client {
         let name = tun.current_name();
         let environment = [
             ("TUN_DEV_NAME", name.unwrap_or_else(|| tun.name().into())),
-            ("TUN_MTU", self.config.common.mtu.to_string()),
+            ("TUN_MTU", self.tun_mode.mtu.to_string()),
             ("TUN_SERVER_ADDRESS", host(server)),
             ("TUN_SERVER_PORT", server.port().to_string()),
         ];

@@ -55,13 +55,20 @@ impl Client {
         let since = self.keepalive.last_heard().unwrap_or(self.started);
         let seconds = now.saturating_duration_since(since).as_secs();
         let next = self.after(server);
-        let port = match self.bind.port {
-            0 => "new source port, ",
-            _ => "",
-        };
-        log::warning(format_args!(
-            "no answer from {server} for {seconds} s: {port}trying {next}"
-        ));
+        if let Some(held_back) = self.throttles.silence.pass(now) {
+            let port = if self.bind.port == 0 {
+                ": new source port"
+            } else {
+                ""
+            };
+            let other = match next == server {
+                true => String::new(),
+                false => format!(", trying {next}"),
+            };
+            log::warning(format_args!(
+                "no answer from {server} for {seconds} s{port}{other}{held_back}"
+            ));
+        }
         self.resolver.start(now);
         self.stop_sender();
         if self.bind.port == 0 {

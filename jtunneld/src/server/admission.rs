@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use common::error::{Context, Result, reason};
 use common::id::PeerId;
 use common::log;
-use common::socket::Datagram;
+use common::socket::Datagrams;
 use common::tun::Tun;
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -23,7 +23,12 @@ const RESERVED_DESCRIPTORS: u64 = 16;
 
 impl Server {
     /// The slot of the client that sent this, which is made if the client is authorised.
-    pub(super) fn admit(&mut self, id: PeerId, datagram: &Datagram, now: Instant) -> Option<Slot> {
+    pub(super) fn admit(
+        &mut self,
+        id: PeerId,
+        datagrams: &Datagrams,
+        now: Instant,
+    ) -> Option<Slot> {
         if let Some(slot) = self.clients.find(id) {
             // While it is being closed PROG still cleans up; a new tunnel comes after.
             return self.clients.closing_at(slot).is_none().then_some(slot);
@@ -33,7 +38,7 @@ impl Server {
             if let Some(held_back) = self.throttles.unknown.pass(now) {
                 log::warning(format_args!(
                     "dropped a datagram of client {id} from {}: not authorised{held_back}",
-                    datagram.from
+                    datagrams.from
                 ));
             }
             return None;
@@ -42,7 +47,7 @@ impl Server {
             return None;
         }
         match self.open_tun() {
-            Ok(tun) => self.insert(id, tun, datagram, now),
+            Ok(tun) => self.insert(id, tun, datagrams, now),
             Err(error) => {
                 self.next_tun = now + TUN_RETRY;
                 if let Some(held_back) = self.throttles.tun.pass(now) {
@@ -64,7 +69,7 @@ impl Server {
     }
 
     fn open_tun(&mut self) -> Result<Tun> {
-        let tun = Tun::open(self.mtu, true)?;
+        let tun = Tun::open(self.tun_mode)?;
         let number = u64::try_from(tun.as_fd().as_raw_fd()).unwrap_or_default();
         if number + RESERVED_DESCRIPTORS >= self.max_descriptor {
             return Err(Errno::EMFILE).context(|| "create a tun device".into());
@@ -82,7 +87,13 @@ impl Server {
         Ok(tun)
     }
 
-    fn insert(&mut self, id: PeerId, tun: Tun, datagram: &Datagram, now: Instant) -> Option<Slot> {
+    fn insert(
+        &mut self,
+        id: PeerId,
+        tun: Tun,
+        datagrams: &Datagrams,
+        now: Instant,
+    ) -> Option<Slot> {
         let slot = self.clients.next_slot();
         let event = EpollEvent::new(EpollFlags::EPOLLIN, slot as u64);
         if let Err(errno) = self.tuns.add(&tun, event) {
@@ -95,13 +106,11 @@ impl Server {
         }
         log::info(format_args!(
             "client {id} admitted from {} on {}",
-            datagram.from,
+            datagrams.from,
             tun.name()
         ));
-        let target = self.socket.target(datagram.from, datagram.source);
-        let (from, source) = (datagram.from, datagram.source);
-        self.clients
-            .insert(Client::new(id, tun, from, source, target, now));
+        let target = self.socket.target(datagrams.from, datagrams.source);
+        self.clients.insert(Client::new(id, tun, target, now));
         self.starts.push_back(id);
         Some(slot)
     }
@@ -123,7 +132,7 @@ impl Server {
                 name.unwrap_or_else(|| client.tun.name().into()),
             ),
             ("TUN_CLIENT_ID", client.id.hex()),
-            ("TUN_MTU", self.mtu.to_string()),
+            ("TUN_MTU", self.tun_mode.mtu.to_string()),
         ];
         client.prog = match self.hook.spawn(&environment) {
             Ok(pid) => Prog::Running(pid),

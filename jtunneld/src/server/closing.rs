@@ -48,7 +48,7 @@ impl Server {
 
     /// Asks PROG to clean up. The device is closed when that has ended, or after a while.
     fn forget(&mut self, slot: Slot, now: Instant) {
-        let Some(client) = self.clients.get(slot) else {
+        let Some(client) = self.clients.get(slot).filter(|c| c.closing.is_none()) else {
             return;
         };
         // At once: the set reports a deleted device for ever.

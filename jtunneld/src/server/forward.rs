@@ -1,29 +1,32 @@
 //! The packet path, both directions.
 
 use std::io;
-use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use common::error::reason;
 use common::log;
-use common::packet::{self, HEADER_LEN, Payload};
-use common::socket::{Datagram, Socket, is_congestion, is_nothing};
+use common::outbound::Exit;
+use common::packet::{self, Payload};
+use common::socket::{Datagrams, Socket, is_congestion, is_nothing};
+use common::tally::Tally;
 use common::throttle::Throttle;
 use common::tun::Trouble;
 use nix::sys::epoll::{EpollEvent, EpollTimeout};
 
-use super::Server;
+use super::{Server, Throttles};
 use crate::clients::{Client, Slot};
 
-/// How many packets one ready descriptor may hand over before the next one's turn.
-const DRAIN: usize = 64;
+/// How many receive calls, and bytes, until the tun devices' turn.
+const MAX_RECEIVES: usize = 64;
+const MAX_BYTES: usize = 256 * 1024;
+/// How many ready devices one call reports; the others come first next time.
+const MAX_READY: usize = 64;
 
 impl Server {
-    // Out: tun -> encapsulate -> endpoint.
+    // Out: tun -> segments -> encapsulate -> endpoint.
 
     pub(super) fn drain_tuns(&mut self, now: Instant) {
-        let mut ready = [EpollEvent::empty(); DRAIN];
+        let mut ready = [EpollEvent::empty(); MAX_READY];
         let count = self.tuns.wait(&mut ready, EpollTimeout::ZERO).unwrap_or(0);
         for event in &ready[..count] {
             if let Ok(slot) = Slot::try_from(event.data()) {
@@ -36,42 +39,31 @@ impl Server {
         let Some(client) = self.clients.get(slot) else {
             return;
         };
-        self.buffer[..HEADER_LEN].copy_from_slice(self.id.as_bytes());
-        for _ in 0..DRAIN {
-            let len = match client.tun.receive(&mut self.buffer[HEADER_LEN..]) {
-                Ok(len) => len,
-                Err(Trouble::Nothing | Trouble::Lost) => return,
-                Err(Trouble::Gone) => return self.device_gone(slot, now),
-            };
-            let datagram = &self.buffer[..HEADER_LEN + len];
-            if packet::is_addressed_to(&datagram[HEADER_LEN..], client.endpoint) {
-                client.dropped += 1;
-                if let Some(held_back) = self.throttles.looped.pass(now) {
-                    log::warning(format_args!(
-                        "client {}: dropped a packet for its own address and port: the tunnel \
-                         is routed into itself{held_back}",
-                        client.id
-                    ));
-                }
-                continue;
-            }
-            match self.socket.send(&[IoSlice::new(datagram)], &client.target) {
-                Ok(()) => client.sent.add(len),
-                Err(error) => {
-                    client.dropped += 1;
-                    log_lost(&mut self.throttles.send, &error, client.endpoint, now);
-                }
-            }
+        let mut tally = Tally::default();
+        let mut exit = Exit {
+            socket: &self.socket,
+            target: &mut client.target,
+            tally: &mut tally,
+        };
+        let result = self.outbound.carry(&client.tun, &mut exit);
+        client.sent += tally.count;
+        log_trouble(&mut self.throttles, &tally, client, now);
+        if result == Err(Trouble::Gone) {
+            self.device_gone(slot, now);
         }
     }
 
-    // In: socket -> decapsulate -> authorised? -> roam -> tun.
+    // In: socket -> decapsulate -> authorised? -> roam -> super-packet -> tun.
 
     pub(super) fn drain_socket(&mut self, now: Instant) {
         let mut buffer = std::mem::take(&mut self.buffer);
-        for _ in 0..DRAIN {
+        let mut bytes = 0;
+        for _ in 0..MAX_RECEIVES {
             match self.socket.receive(&mut buffer) {
-                Ok(datagram) => self.on_datagram(&datagram, &buffer[..datagram.len], now),
+                Ok(datagrams) => {
+                    bytes += datagrams.len;
+                    self.on_datagrams(&datagrams, &buffer, now);
+                }
                 Err(error) if is_nothing(&error) => break,
                 Err(error) => {
                     if let Some(held_back) = self.throttles.receive.pass(now) {
@@ -81,72 +73,137 @@ impl Server {
                     break;
                 }
             }
+            if bytes >= MAX_BYTES {
+                break;
+            }
         }
         self.buffer = buffer;
     }
 
-    fn on_datagram(&mut self, datagram: &Datagram, data: &[u8], now: Instant) {
-        if datagram.truncated {
+    fn on_datagrams(&mut self, datagrams: &Datagrams, buffer: &[u8], now: Instant) {
+        if datagrams.truncated {
             self.discards.truncated += 1;
             return;
         }
-        if datagram.from.port() == 0 {
+        if datagrams.from.port() == 0 {
             self.discards.port_zero += 1;
             return;
         }
-        let Some((id, payload)) = packet::decapsulate(data) else {
-            self.discards.short += 1;
-            return;
-        };
-        let Some(slot) = self.admit(id, datagram, now) else {
+        // A super-packet never mixes clients, though one sender may send for several.
+        let mut open = None;
+        for range in datagrams.ranges() {
+            let Some((id, payload)) = packet::decapsulate(&buffer[range.clone()]) else {
+                self.discards.short += 1;
+                continue;
+            };
+            let Some(slot) = self.admit(id, datagrams, now) else {
+                continue;
+            };
+            if open.is_some_and(|open| open != slot) {
+                self.flush(open.take(), buffer, now);
+            }
+            let Some(client) = self.clients.get(slot) else {
+                continue;
+            };
+            client.heard = now;
+            if client.target.address() != datagrams.from
+                || client.target.source() != datagrams.source
+            {
+                roam(client, datagrams, &self.socket, now);
+            }
+            match payload {
+                Payload::Packet(packet) => {
+                    let at = range.end - packet.len()..range.end;
+                    let mut tally = Tally::default();
+                    let result = self.inbound.push(&client.tun, buffer, at, &mut tally);
+                    open = Some(slot);
+                    self.count_received(slot, &tally, result, now);
+                }
+                Payload::Keepalive(counter) => {
+                    let answer = packet::answer(self.id, counter);
+                    if let Err(error) = self.socket.try_send(&answer, &client.target) {
+                        log_lost(&mut self.throttles.send, &error, client, now);
+                    }
+                }
+                Payload::Alive | Payload::Answer(_) | Payload::Other => {}
+            }
+        }
+        self.flush(open, buffer, now);
+    }
+
+    /// Writes the packets that have gathered for this client.
+    fn flush(&mut self, slot: Option<Slot>, buffer: &[u8], now: Instant) {
+        let Some(slot) = slot else {
             return;
         };
         let Some(client) = self.clients.get(slot) else {
             return;
         };
-        client.heard = now;
-        if client.endpoint != datagram.from || client.source != datagram.source {
-            roam(client, datagram, &self.socket, now);
+        let mut tally = Tally::default();
+        let result = self.inbound.flush(&client.tun, buffer, &mut tally);
+        self.count_received(slot, &tally, result, now);
+    }
+
+    fn count_received(
+        &mut self,
+        slot: Slot,
+        tally: &Tally,
+        result: Result<(), Trouble>,
+        now: Instant,
+    ) {
+        if let Some(client) = self.clients.get(slot) {
+            client.received += tally.count;
+            log_trouble(&mut self.throttles, tally, client, now);
         }
-        match payload {
-            Payload::Packet(packet) => match client.tun.send(packet) {
-                Ok(()) => client.received.add(packet.len()),
-                Err(Trouble::Gone) => self.device_gone(slot, now),
-                Err(Trouble::Lost | Trouble::Nothing) => client.dropped += 1,
-            },
-            Payload::Keepalive(counter) => {
-                let answer = packet::answer(self.id, counter);
-                if let Err(error) = self.socket.try_send(&answer, &client.target) {
-                    log_lost(&mut self.throttles.send, &error, client.endpoint, now);
-                }
-            }
-            Payload::Alive | Payload::Answer(_) | Payload::Other => {}
+        if result == Err(Trouble::Gone) {
+            self.device_gone(slot, now);
         }
     }
 }
 
 /// Follows a client to the address that its last packet came from, address and port together.
-fn roam(client: &mut Client, datagram: &Datagram, socket: &Socket, now: Instant) {
-    let from = std::mem::replace(&mut client.endpoint, datagram.from);
-    client.source = datagram.source;
-    client.target = socket.target(datagram.from, datagram.source);
-    if from != datagram.from
+fn roam(client: &mut Client, datagrams: &Datagrams, socket: &Socket, now: Instant) {
+    let (from, to) = (client.target.address(), datagrams.from);
+    client.target = socket.target(to, datagrams.source);
+    if from != to
         && let Some(held_back) = client.moves.pass(now)
     {
-        let (id, to) = (client.id, client.endpoint);
+        let id = client.id;
         log::info(format_args!(
             "client {id} moved from {from} to {to}{held_back}"
         ));
     }
 }
 
-/// A packet is lost and the next one may pass: a line now and then, and on.
-fn log_lost(throttle: &mut Throttle, error: &io::Error, to: SocketAddr, now: Instant) {
-    if is_congestion(error) {
-        return;
+fn log_trouble(throttles: &mut Throttles, tally: &Tally, client: &Client, now: Instant) {
+    let id = client.id;
+    if tally.looped
+        && let Some(held_back) = throttles.looped.pass(now)
+    {
+        log::warning(format_args!(
+            "client {id}: dropped a packet for its own address and port: the tunnel is routed \
+             into itself{held_back}"
+        ));
     }
-    if let Some(held_back) = throttle.pass(now) {
+    if let Some(error) = &tally.gave_up
+        && let Some(held_back) = throttles.gave_up.pass(now)
+    {
         let reason = reason(error);
+        log::info(format_args!(
+            "client {id}: packets go one by one, many at once were refused: {reason}{held_back}"
+        ));
+    }
+    if let Some(error) = &tally.error {
+        log_lost(&mut throttles.send, error, client, now);
+    }
+}
+
+/// A packet is lost and the next one may pass: a line now and then, and on.
+fn log_lost(throttle: &mut Throttle, error: &io::Error, client: &Client, now: Instant) {
+    if !is_congestion(error)
+        && let Some(held_back) = throttle.pass(now)
+    {
+        let (to, reason) = (client.target.address(), reason(error));
         log::warning(format_args!("unable to send to {to}: {reason}{held_back}"));
     }
 }

@@ -1,0 +1,146 @@
+//! Datagrams to one peer that leave in one call: all of one length, but the last may be shorter.
+
+use std::io::{self, IoSlice};
+use std::ops::Range;
+
+use nix::errno::Errno;
+
+use crate::outbound::Exit;
+use crate::packet::HEADER_LEN;
+
+/// UDP_MAX_SEGMENTS of `<linux/udp.h>`; Linux 6.9 allows twice as many.
+const MAX_SEGMENTS: usize = 64;
+/// All segments together must fit one IPv4 packet: 65535 less its header and that of UDP.
+const MAX_BYTES: usize = 65_507;
+
+/// One datagram, gathered from up to two places.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    /// In the buffer of rebuilt headers; may be empty.
+    pub(crate) head: Range<usize>,
+    /// In the buffer of packets.
+    pub(crate) body: Range<usize>,
+}
+
+/// The two buffers that segments lie in.
+#[derive(Clone, Copy)]
+pub(crate) struct Buffers<'a> {
+    pub(crate) heads: &'a [u8],
+    pub(crate) bodies: &'a [u8],
+}
+
+/// Datagrams that wait for each other, though never for the network.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    segments: Vec<Segment>,
+    bytes: usize,
+    /// A shorter one was the last.
+    ended: bool,
+}
+
+impl Segment {
+    fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+}
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        Self {
+            segments: Vec::with_capacity(MAX_SEGMENTS),
+            bytes: 0,
+            ended: false,
+        }
+    }
+
+    /// Whether a datagram of this length can join.
+    pub(crate) fn fits(&self, len: usize) -> bool {
+        self.segments.first().is_none_or(|first| {
+            !self.ended
+                && len <= first.len()
+                && self.segments.len() < MAX_SEGMENTS
+                && self.bytes + len <= MAX_BYTES
+        })
+    }
+
+    /// Adds a datagram that fits.
+    pub(crate) fn push(&mut self, segment: Segment) {
+        let len = segment.len();
+        self.ended = self.segments.first().is_some_and(|first| len < first.len());
+        self.bytes += len;
+        self.segments.push(segment);
+    }
+
+    /// Sends all datagrams, in one call if the path takes that, and is empty then.
+    pub(crate) fn send(&mut self, buffers: Buffers<'_>, exit: &mut Exit<'_>) {
+        let sent = match self.segments.as_slice() {
+            [first, _, ..] if exit.target.segments(first.len()) => {
+                self.send_at_once(buffers, first.len(), exit)
+            }
+            _ => false,
+        };
+        if !sent {
+            self.send_singly(buffers, exit);
+        }
+        self.segments.clear();
+        self.bytes = 0;
+        self.ended = false;
+    }
+
+    /// False if the same datagrams are to go singly.
+    fn send_at_once(&self, buffers: Buffers<'_>, len: usize, exit: &mut Exit<'_>) -> bool {
+        let mut parts = [IoSlice::new(&[]); 2 * MAX_SEGMENTS];
+        let mut used = 0;
+        for segment in &self.segments {
+            for part in [
+                &buffers.heads[segment.head.clone()],
+                &buffers.bodies[segment.body.clone()],
+            ] {
+                parts[used] = IoSlice::new(part);
+                used += usize::from(!part.is_empty());
+            }
+        }
+        // At most MAX_BYTES.
+        let stride = u16::try_from(len).unwrap_or(u16::MAX);
+        match exit
+            .socket
+            .send_segments(&parts[..used], exit.target, stride)
+        {
+            Ok(()) => {
+                for segment in &self.segments {
+                    exit.tally.count.add(segment.len() - HEADER_LEN);
+                }
+                true
+            }
+            Err(error) if is_refusal(&error) => {
+                exit.target.refuse_segments(len);
+                exit.tally.gave_up = Some(error);
+                false
+            }
+            Err(error) => {
+                exit.tally.lose(self.segments.len(), error);
+                true
+            }
+        }
+    }
+
+    fn send_singly(&self, buffers: Buffers<'_>, exit: &mut Exit<'_>) {
+        for segment in &self.segments {
+            let head = IoSlice::new(&buffers.heads[segment.head.clone()]);
+            let body = IoSlice::new(&buffers.bodies[segment.body.clone()]);
+            match exit.socket.send(&[head, body], exit.target) {
+                Ok(()) => exit.tally.count.add(segment.len() - HEADER_LEN),
+                Err(error) => exit.tally.lose(1, error),
+            }
+        }
+    }
+}
+
+/// Whether the path does not take segments, or not of this length (udp_send_skb): EIO from a
+/// device without checksum offload or behind IPsec, EINVAL and EMSGSIZE from a smaller MTU.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP)
+    )
+}

@@ -1,0 +1,103 @@
+//! The packet path from UDP to a tun: consecutive segments of one flow become one super-packet
+//! again. Both programs go this way; nothing on it allocates or waits.
+
+use std::io::IoSlice;
+use std::ops::Range;
+
+use nix::errno::Errno;
+
+use crate::gro::{self, Coalescer};
+use crate::tally::Tally;
+use crate::tun::{Offload, Trouble, Tun};
+use crate::virtio_net;
+
+/// A super-packet's virtio-net header, its own headers, and the payloads.
+const MAX_PARTS: usize = 2 + gro::MAX_PACKETS;
+
+/// Packets of one receive buffer on their way to one tun.
+pub struct Inbound {
+    coalescer: Coalescer,
+    /// Until the kernel refuses a super-packet.
+    coalesce: bool,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self {
+            coalescer: Coalescer::default(),
+            coalesce: true,
+        }
+    }
+}
+
+impl Inbound {
+    /// Takes the packet in this part of the receive buffer. It may stay until [`Inbound::flush`],
+    /// which must come before the buffer or the tun changes.
+    pub fn push(
+        &mut self,
+        tun: &Tun,
+        buffer: &[u8],
+        at: Range<usize>,
+        tally: &mut Tally,
+    ) -> Result<(), Trouble> {
+        if tun.offload() == Offload::None || !self.coalesce {
+            return write_packet(tun, &buffer[at], tally);
+        }
+        self.coalescer.set_udp(tun.offload() == Offload::TcpUdp);
+        if self.coalescer.push(buffer, at.clone()) {
+            return Ok(());
+        }
+        let result = self.flush(tun, buffer, tally);
+        self.coalescer.push(buffer, at);
+        result
+    }
+
+    /// Writes what has gathered.
+    pub fn flush(&mut self, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
+        let result = self.write(tun, buffer, tally);
+        self.coalescer.clear();
+        result
+    }
+
+    fn write(&mut self, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
+        let Some(whole) = self.coalescer.finish(buffer) else {
+            return Ok(());
+        };
+        let mut parts = [IoSlice::new(&[]); MAX_PARTS];
+        parts[0] = IoSlice::new(&whole.virtio);
+        parts[1] = IoSlice::new(whole.headers);
+        for (part, at) in parts[2..].iter_mut().zip(whole.parts) {
+            *part = IoSlice::new(&buffer[at.clone()]);
+        }
+        let packets = whole.packets.len();
+        match tun.send(&parts[..2 + whole.parts.len()]) {
+            Ok(()) => {
+                for packet in whole.packets {
+                    tally.count.add(packet.len());
+                }
+            }
+            Err(Trouble::Refused) if packets > 1 => {
+                self.coalesce = false;
+                tally.gave_up = Some(Errno::EINVAL.into());
+                for packet in whole.packets {
+                    write_packet(tun, &buffer[packet.clone()], tally)?;
+                }
+            }
+            Err(Trouble::Gone) => return Err(Trouble::Gone),
+            Err(_) => tally.count.dropped += packets as u64,
+        }
+        Ok(())
+    }
+}
+
+/// Writes one packet as it came.
+fn write_packet(tun: &Tun, packet: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
+    let nothing_to_do = [0; virtio_net::HEADER_LEN];
+    let prefix = &nothing_to_do[..tun.prefix_len()];
+    match tun.send(&[IoSlice::new(prefix), IoSlice::new(packet)]) {
+        Ok(()) => tally.count.add(packet.len()),
+        Err(Trouble::Gone) => return Err(Trouble::Gone),
+        Err(_) => tally.count.dropped += 1,
+    }
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! The packet path from a tun to UDP: read, cut super-packets into segments, encapsulate, send.
+//! Both programs go this way; nothing on it allocates, and nothing waits for a batch to fill.
+
+use std::ops::Range;
+
+use crate::batch::{Batch, Buffers, Segment};
+use crate::gso::{self, SuperPacket};
+use crate::id::PeerId;
+use crate::packet::{HEADER_LEN, is_addressed_to};
+use crate::socket::{Socket, Target};
+use crate::tally::Tally;
+use crate::tun::{Trouble, Tun};
+use crate::virtio_net::{self, GsoType, VirtioNetHdr};
+
+/// The largest packet that a tun hands over, in bytes.
+const MAX_PACKET: usize = 65_535;
+/// Room before each packet, for the header that the tun writes and then for ours.
+const HEADROOM: usize = if virtio_net::HEADER_LEN > HEADER_LEN {
+    virtio_net::HEADER_LEN
+} else {
+    HEADER_LEN
+};
+/// One packet of any size always finds room, and small ones gather in as much again.
+const DATA_LEN: usize = 2 * (HEADROOM + MAX_PACKET);
+/// The longest rebuilt header, ours included: 40 bytes of IPv6, its extension headers, TCP.
+const HEAD_LEN: usize = 256;
+const HEADS_LEN: usize = 64 * HEAD_LEN;
+/// Packets in one turn, and bytes: then another tun is due.
+const MAX_PACKETS: usize = 64;
+const MAX_BYTES: usize = 4 * MAX_PACKET;
+
+/// Where packets leave, and what becomes of them.
+pub struct Exit<'a> {
+    /// The socket that they leave by.
+    pub socket: &'a Socket,
+    /// The peer.
+    pub target: &'a mut Target,
+    /// Kept by every step.
+    pub tally: &'a mut Tally,
+}
+
+/// One end's way out.
+pub struct Outbound {
+    id: PeerId,
+    /// Whether packets that are queued already leave together.
+    batching: bool,
+    data: Box<[u8]>,
+    used: usize,
+    heads: Box<[u8]>,
+    heads_used: usize,
+    batch: Batch,
+}
+
+impl Outbound {
+    /// For packets that leave with this identifier.
+    pub fn new(id: PeerId, batching: bool) -> Self {
+        Self {
+            id,
+            batching,
+            data: vec![0; DATA_LEN].into(),
+            used: 0,
+            heads: vec![0; HEADS_LEN].into(),
+            heads_used: 0,
+            batch: Batch::new(),
+        }
+    }
+
+    /// Carries what is queued in the tun to the target, up to a bound. The first read waits if
+    /// the tun's descriptor blocks. Returns why there is no more to read, if so it is.
+    pub fn carry(&mut self, tun: &Tun, exit: &mut Exit<'_>) -> Result<(), Trouble> {
+        let (mut result, mut bytes) = (tun.receive(self.room(tun)), 0);
+        for _ in 1..MAX_PACKETS {
+            let Ok(len) = result else {
+                break;
+            };
+            bytes += len;
+            self.add(len, tun, exit);
+            if !self.batching || DATA_LEN - self.used < HEADROOM + MAX_PACKET {
+                self.flush(exit);
+            }
+            result = match bytes < MAX_BYTES {
+                true => tun.receive_queued(self.room(tun)),
+                false => Err(Trouble::Nothing),
+            };
+        }
+        self.flush(exit);
+        result.map(drop)
+    }
+
+    fn room(&mut self, tun: &Tun) -> &mut [u8] {
+        let start = self.used + HEADROOM - tun.prefix_len();
+        &mut self.data[start..]
+    }
+
+    /// Takes the packet that was read into the room, `len` bytes with what the tun wrote before.
+    fn add(&mut self, len: usize, tun: &Tun, exit: &mut Exit<'_>) {
+        let start = self.used + HEADROOM;
+        let prefix = tun.prefix_len();
+        let Some(end) = len.checked_sub(prefix).map(|len| start + len) else {
+            exit.tally.count.dropped += 1;
+            return;
+        };
+        if is_addressed_to(&self.data[start..end], exit.target.address()) {
+            exit.tally.looped = true;
+            exit.tally.count.dropped += 1;
+            return;
+        }
+        let header = match self.data[start - prefix..].first_chunk() {
+            Some(bytes) if prefix > 0 => VirtioNetHdr::decode(bytes),
+            _ => Some(VirtioNetHdr::default()),
+        };
+        let done = match header {
+            Some(header) if header.gso == GsoType::None => {
+                self.add_packet(start..end, &header, exit)
+            }
+            Some(header) => self.add_super(start..end, &header, exit),
+            None => None,
+        };
+        // What the kernel hands over is well-formed; if it is not, it can't be repaired here.
+        if done.is_none() {
+            exit.tally.count.dropped += 1;
+        }
+        self.used = end;
+    }
+
+    fn add_packet(
+        &mut self,
+        at: Range<usize>,
+        header: &VirtioNetHdr,
+        exit: &mut Exit<'_>,
+    ) -> Option<()> {
+        if header.needs_checksum {
+            gso::complete_checksum(&mut self.data[at.clone()], header).ok()?;
+        }
+        let start = at.start - HEADER_LEN;
+        self.data[start..at.start].copy_from_slice(self.id.as_bytes());
+        self.make_room(at.end - start, exit);
+        self.batch.push(Segment {
+            head: 0..0,
+            body: start..at.end,
+        });
+        Some(())
+    }
+
+    fn add_super(
+        &mut self,
+        at: Range<usize>,
+        header: &VirtioNetHdr,
+        exit: &mut Exit<'_>,
+    ) -> Option<()> {
+        let whole = SuperPacket::new(&self.data[at.clone()], header).ok()?;
+        let head_len = HEADER_LEN + whole.header_len();
+        if head_len > HEAD_LEN {
+            return None;
+        }
+        for n in 0..whole.count() {
+            self.make_room(head_len + whole.payload(n).len(), exit);
+            let start = self.heads_used;
+            self.heads_used += head_len;
+            let (id, headers) = self.heads[start..self.heads_used].split_at_mut(HEADER_LEN);
+            id.copy_from_slice(self.id.as_bytes());
+            let body = whole.segment(&self.data[at.clone()], n, headers);
+            self.batch.push(Segment {
+                head: start..self.heads_used,
+                body: at.start + body.start..at.start + body.end,
+            });
+        }
+        Some(())
+    }
+
+    /// Sends what has gathered if a datagram of this length can't join it.
+    fn make_room(&mut self, len: usize, exit: &mut Exit<'_>) {
+        if !self.batch.fits(len) {
+            self.send(exit);
+        }
+    }
+
+    fn flush(&mut self, exit: &mut Exit<'_>) {
+        self.send(exit);
+        self.used = 0;
+    }
+
+    fn send(&mut self, exit: &mut Exit<'_>) {
+        let buffers = Buffers {
+            heads: &self.heads,
+            bodies: &self.data,
+        };
+        self.batch.send(buffers, exit);
+        self.heads_used = 0;
+    }
+}
