@@ -84,6 +84,9 @@ pub fn describe(status: ExitStatus) -> String {
 /// Finds a program as execvp(3) does, but for good: the working directory changes later.
 fn look_up(program: &OsString) -> io::Result<PathBuf> {
     let named = Path::new(program);
+    if program.is_empty() {
+        return Err(nix::errno::Errno::ENOENT.into());
+    }
     if program.as_bytes().contains(&b'/') {
         return executable(&std::path::absolute(named)?);
     }
@@ -119,6 +122,7 @@ mod tests {
         for (name, reason) in [
             ("jtunnel-no-such-program", "No such file or directory"),
             ("/nonexistent/program", "No such file or directory"),
+            ("", "No such file or directory"),
             ("/etc/passwd", "Permission denied"),
             ("/", "Permission denied"),
         ] {

@@ -31,6 +31,12 @@ impl Throttle {
         }
     }
 
+    /// As if an event had passed at `at`.
+    pub fn passed(mut self, at: Instant) -> Self {
+        self.last = Some(at);
+        self
+    }
+
     /// Asks for an event at `now`; `None` means that it is held back.
     pub fn pass(&mut self, now: Instant) -> Option<HeldBack> {
         if self

@@ -37,6 +37,8 @@ use crate::options::{self, Config};
 use crate::resolver::Resolver;
 use crate::timeout::ReceiveTimeout;
 
+/// How often a lasting silence is worth a line.
+const SILENCE_INTERVAL: Duration = Duration::from_secs(600);
 /// How long PROG may clean up when the program ends.
 const LAST_CLEAN_UP: Duration = Duration::from_secs(1);
 
@@ -72,7 +74,11 @@ pub(crate) struct Client {
     /// `None` means at once.
     sender_wait: Option<Backoff>,
     sender_start: Option<Instant>,
+    /// Since when the senders' lines are counted against their rate.
+    sender_logs: Option<Instant>,
     keepalive: Keepalive,
+    /// How often there was silence since the server was heard.
+    silences: usize,
     timeout: ReceiveTimeout,
     started: Instant,
     outbound: Outbound,
@@ -146,7 +152,9 @@ impl Program for Client {
             sender: None,
             sender_wait: None,
             sender_start: None,
+            sender_logs: None,
             keepalive: Keepalive::new(config.keepalive, now),
+            silences: 0,
             timeout: ReceiveTimeout::new(now),
             started: now,
             outbound: Outbound::new(id, options.offload),
@@ -158,7 +166,7 @@ impl Program for Client {
                 unauthorized: Throttle::per_minute(),
                 receive: Throttle::per_minute(),
                 send: Throttle::per_minute(),
-                silence: Throttle::per_minute(),
+                silence: Throttle::every(SILENCE_INTERVAL),
                 resolve: Throttle::per_minute(),
                 tun: Throttle::per_minute(),
                 gave_up: Throttle::per_minute(),
@@ -273,6 +281,8 @@ impl Client {
             let count = self.authorized.count();
             log::info(format_args!("{count} servers are authorised"));
             self.resolver.start(now);
+            // Who sends HUP has news of the network.
+            self.keepalive.hurry(now);
         }
         if signals.contains(Signal::SIGUSR1) {
             self.report(now);

@@ -21,6 +21,8 @@ pub(crate) struct Sender<'a> {
     pub(crate) socket: &'a Socket,
     pub(crate) server: SocketAddr,
     pub(crate) outbound: &'a mut Outbound,
+    /// When a sender before this one may have logged: each would begin anew otherwise.
+    pub(crate) logged: Option<Instant>,
 }
 
 impl Sender<'_> {
@@ -31,7 +33,7 @@ impl Sender<'_> {
             return;
         }
         let mut target = self.socket.target(self.server, None);
-        let mut log = TroubleLog::new();
+        let mut log = TroubleLog::new(self.logged);
         let mut count = Count::default();
         loop {
             let mut tally = Tally::default();
@@ -62,11 +64,15 @@ struct TroubleLog {
 }
 
 impl TroubleLog {
-    fn new() -> Self {
+    fn new(logged: Option<Instant>) -> Self {
+        let throttle = || match logged {
+            Some(at) => Throttle::per_minute().passed(at),
+            None => Throttle::per_minute(),
+        };
         Self {
-            send: Throttle::per_minute(),
-            looped: Throttle::per_minute(),
-            gave_up: Throttle::per_minute(),
+            send: throttle(),
+            looped: throttle(),
+            gave_up: throttle(),
         }
     }
 

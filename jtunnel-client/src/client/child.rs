@@ -14,6 +14,9 @@ use crate::sender::Sender;
 /// A child that lived for this long was lost by accident.
 const LONG_LIFE: Duration = Duration::from_secs(60);
 
+/// How often senders may log about packets, however many follow each other.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
 /// The child, as its parent knows it.
 pub(super) struct Child {
     pub(super) pid: Pid,
@@ -26,6 +29,9 @@ impl Client {
         let (Some(tun), Some(server), None) = (&self.tun, self.server, &self.sender) else {
             return;
         };
+        let recent = |at: &Instant| now.saturating_duration_since(*at) < LOG_INTERVAL;
+        let logged = self.sender_logs.filter(recent);
+        self.sender_logs = logged.or(Some(now));
         let parent = Pid::this();
         match sys::fork() {
             Ok(Fork::Child) => {
@@ -34,6 +40,7 @@ impl Client {
                     socket: &self.socket,
                     server,
                     outbound: &mut self.outbound,
+                    logged,
                 };
                 sender.run(parent);
                 sys::exit_child(1)

@@ -10,6 +10,7 @@ use common::log;
 use common::packet;
 use common::socket::Socket;
 use common::sys::{self, Wake};
+use common::throttle::HeldBack;
 
 use super::Client;
 use crate::resolver::Answer;
@@ -55,7 +56,11 @@ impl Client {
         let since = self.keepalive.last_heard().unwrap_or(self.started);
         let seconds = now.saturating_duration_since(since).as_secs();
         let next = self.after(server);
-        if let Some(held_back) = self.throttles.silence.pass(now) {
+        self.silences += 1;
+        // One line for each address, then now and then.
+        let line = self.throttles.silence.pass(now);
+        let first_round = self.silences <= self.addresses.len();
+        if let Some(held_back) = line.or(first_round.then_some(HeldBack(0))) {
             let port = if self.bind.port == 0 {
                 ": new source port"
             } else {

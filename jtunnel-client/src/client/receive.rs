@@ -41,6 +41,7 @@ impl Client {
                 continue;
             }
             if self.keepalive.heard(now) {
+                self.silences = 0;
                 log::info(format_args!("server {id} answers from {from}"));
             }
             match (payload, &self.tun) {
