@@ -37,7 +37,7 @@ pub struct Tun {
     name: String,
     nonblocking: bool,
     offload: Offload,
-    /// Whether a blocking descriptor can be asked for what is there already.
+    /// Whether a blocking descriptor can be asked for what is there already, and is to be.
     nowait: Cell<bool>,
 }
 
@@ -91,7 +91,7 @@ impl Tun {
             name,
             nonblocking: mode.nonblocking,
             offload,
-            nowait: Cell::new(true),
+            nowait: Cell::new(mode.offload),
         })
     }
 
