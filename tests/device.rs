@@ -1,6 +1,7 @@
 //! What happens to the tun device while it is in use: down, renamed, deleted.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -49,18 +50,28 @@ fn a_device_that_is_down_loses_packets_and_no_more() {
         let since = Instant::now();
         tunnel.client.lines.wait_next("status: device", || {
             // A keepalive or two pass meanwhile.
-            wait_until(PATIENCE, "two seconds", || since.elapsed() > Duration::from_secs(2));
+            wait_until(PATIENCE, "two seconds", || {
+                since.elapsed() > Duration::from_secs(2)
+            });
             tunnel.client.signal(Signal::SIGUSR1);
         });
         down.ip(&format!("link set {tun} up"));
         // An address of IPv4 stays, its route does not.
-        let far = [inner.server4(), inner.client4()].into_iter().find(|end| *end != address);
+        let far = [inner.server4(), inner.client4()]
+            .into_iter()
+            .find(|end| *end != address);
         down.try_ip(&format!("route add {} dev {tun}", far.unwrap()));
         let time = beat.recovery(Instant::now());
         assert!(time < Duration::from_millis(500), "{time:?}");
         let after = (cpu(tunnel.server.pid()), cpu(tunnel.client.pid()));
-        assert!(after.0 - before.0 < Duration::from_millis(500), "the server spins");
-        assert!(after.1 - before.1 < Duration::from_millis(500), "the client spins");
+        assert!(
+            after.0 - before.0 < Duration::from_millis(500),
+            "the server spins"
+        );
+        assert!(
+            after.1 - before.1 < Duration::from_millis(500),
+            "the client spins"
+        );
     }
     for (_, lines) in ends(&tunnel) {
         lines.exactly("gone", 0);
@@ -80,7 +91,9 @@ fn a_packet_for_a_device_that_is_down_is_counted() {
         peer.send(&client_id(1), &[0x65; 100], TO);
     }
     peer.knock(&client_id(1), TO, SERVER_ID);
-    let line = server.lines.wait_next(" heard ", || server.signal(Signal::SIGUSR1));
+    let line = server
+        .lines
+        .wait_next(" heard ", || server.signal(Signal::SIGUSR1));
     assert!(line.ends_with("dropped 10"), "{line}");
 }
 
@@ -89,7 +102,11 @@ fn a_packet_for_a_device_that_is_down_is_counted() {
 fn a_device_may_be_renamed() {
     let tunnel = Tunnel::plain(Lab::direct());
     for (host, lines) in ends(&tunnel) {
-        let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+        let beat = Heartbeat::start(
+            tunnel.lab.client(),
+            &tunnel.lab.server,
+            tunnel.client.inner.server4(),
+        );
         beat.wait_beats(10);
         // Linux renames devices that are up, as long as nobody else has the name.
         let tun = &host.tuns()[0];
@@ -98,7 +115,10 @@ fn a_device_may_be_renamed() {
         assert_eq!(beat.tally().lost, 0);
         lines.exactly("gone", 0);
     }
-    let line = tunnel.server.lines.wait_next(" heard ", || tunnel.server.signal(Signal::SIGUSR1));
+    let line = tunnel
+        .server
+        .lines
+        .wait_next(" heard ", || tunnel.server.signal(Signal::SIGUSR1));
     assert!(line.contains(" home "), "{line}");
     let line = tunnel.client.lines.wait_next("status: device", || {
         tunnel.client.signal(Signal::SIGUSR1);
@@ -114,7 +134,9 @@ fn a_deleted_device_is_built_again_under_traffic() {
     let prog = server_prog(&lab.server, "up", runs);
     let server = Server::new(&lab.server, [1, 2]).start_with(&[prog]);
     let prog = client_prog(lab.client(), "up", 1, "echo ran >>$0.runs");
-    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&[prog]);
+    let client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .start_with(&[prog]);
     client.wait_up();
     let other = Client::new(lab.client(), 2).options(&["-k", "1"]).start();
     other.wait_up();
@@ -125,18 +147,32 @@ fn a_deleted_device_is_built_again_under_traffic() {
         beat.wait_beats(10);
         let (child, cpu_before) = (proc::twins(client.pid()), cpu(server.pid()));
         let route = host.ip("-o -4 address show");
-        let line = route.lines().find(|line| line.contains(" 10.0.1.")).unwrap();
+        let line = route
+            .lines()
+            .find(|line| line.contains(" 10.0.1."))
+            .unwrap();
         let tun = line.split_whitespace().nth(1).unwrap();
         host.ip(&format!("link del {tun}"));
         let time = beat.recovery(Instant::now());
-        println!("recovery: device deleted on {}: {:.3} s", host.name(), time.as_secs_f64());
+        println!(
+            "recovery: device deleted on {}: {:.3} s",
+            host.name(),
+            time.as_secs_f64()
+        );
         assert!(time < Duration::from_secs(2), "{time:?}");
         lines.wait("is gone");
         assert_eq!(host.read("up.runs"), "ran\nran\n");
         assert_eq!(host.tuns().len(), 2);
-        assert!(cpu(server.pid()) - cpu_before < Duration::from_millis(500), "it spins");
+        assert!(
+            cpu(server.pid()) - cpu_before < Duration::from_millis(500),
+            "it spins"
+        );
         if host.name() == lab.client().name() {
-            assert_ne!(proc::twins(client.pid()), child, "a new sender for the new device");
+            assert_ne!(
+                proc::twins(client.pid()),
+                child,
+                "a new sender for the new device"
+            );
             lines.wait("opened");
         }
     }
@@ -162,13 +198,19 @@ fn a_deleted_device_is_noticed_without_traffic() {
     server.process().stop();
 
     // The client rebuilds at once.
-    let client = Client::new(lab.client(), 1).options(&["-k", "0"]).start_with(&["/bin/true"]);
+    let client = Client::new(lab.client(), 1)
+        .options(&["-k", "0"])
+        .start_with(&["/bin/true"]);
     let tun = &lab.client().wait_tuns(1)[0];
-    wait_until(PATIENCE, "the sender", || proc::twins(client.pid()).len() == 1);
+    wait_until(PATIENCE, "the sender", || {
+        proc::twins(client.pid()).len() == 1
+    });
     lab.client().ip(&format!("link del {tun}"));
     client.lines.wait("opened");
     lab.client().wait_tuns(1);
-    wait_until(PATIENCE, "the new sender", || proc::twins(client.pid()).len() == 1);
+    wait_until(PATIENCE, "the new sender", || {
+        proc::twins(client.pid()).len() == 1
+    });
 }
 
 #[test]
@@ -181,7 +223,10 @@ fn devices_deleted_again_and_again() {
             host.ip(&format!("link del {}", tuns[0]));
             tunnel.client.wait_up();
         }
-        assert!(tunnel.client.runs() && tunnel.server.runs(), "round {round}");
+        assert!(
+            tunnel.client.runs() && tunnel.server.runs(),
+            "round {round}"
+        );
     }
     assert_eq!(proc::twins(tunnel.client.pid()).len(), 1);
 }
@@ -231,7 +276,9 @@ fn no_more_descriptors_for_the_next_client() {
     assert!(process.lines.count("unable to create a tun device") <= 2);
     // One leaves, another may come.
     server.config.revoke(&client_id(2));
-    process.lines.wait_next("forgotten", || process.signal(Signal::SIGHUP));
+    process
+        .lines
+        .wait_next("forgotten", || process.signal(Signal::SIGHUP));
     peer.knock(&client_id(60), TO, SERVER_ID);
     assert!(ping_works(lab.client(), client.inner.server4()));
 }
@@ -247,21 +294,48 @@ fn more_devices_than_select_can_name() {
     let process = launch.start_under(&["prlimit", "--nofile=1024:4096"]);
     process.lines.wait("started: ");
     let peer = Peer::new(lab.client());
+    // As after a restart: all at once, and again every second until there is an answer.
     let since = Instant::now();
-    for number in 1..=CLIENTS {
-        peer.send(&client_id(number), &keepalive(number.into()), TO);
-        peer.expect(&datagram(SERVER_ID, &answer(number.into())));
+    let mut waiting: BTreeSet<u16> = (1..=CLIENTS).collect();
+    while !waiting.is_empty() {
+        for &number in &waiting {
+            peer.send(&client_id(number), &keepalive(number.into()), TO);
+        }
+        let end = Instant::now() + Duration::from_secs(1);
+        while let Some(left) = end.checked_duration_since(Instant::now()) {
+            let Some((content, _)) = peer.receive_within(left) else {
+                break;
+            };
+            let counter = u16::from_be_bytes([content[11], content[12]]);
+            assert_eq!(content, datagram(SERVER_ID, &answer(counter.into())));
+            waiting.remove(&counter);
+            if waiting.is_empty() {
+                break;
+            }
+        }
+        assert!(since.elapsed() < PATIENCE, "{} clients wait", waiting.len());
     }
-    println!("{CLIENTS} clients have a device after {:.3} s", since.elapsed().as_secs_f64());
-    let line = process.lines.wait_next("status: ", || process.signal(Signal::SIGUSR1));
+    println!(
+        "recovery: {CLIENTS} clients at once have a device: {:.3} s",
+        since.elapsed().as_secs_f64()
+    );
+    let line = process
+        .lines
+        .wait_next("status: ", || process.signal(Signal::SIGUSR1));
     assert!(line.contains("1100 clients"), "{line}");
     let text = lab.server.ip("-o link show type tun");
     assert_eq!(text.lines().count(), CLIENTS.into());
     // The last one carries packets in both directions.
-    let last = process.lines.matching("admitted from").last().unwrap().clone();
+    let last = process
+        .lines
+        .matching("admitted from")
+        .last()
+        .unwrap()
+        .clone();
     let device = last.rsplit(' ').next().unwrap();
     let (own, other) = (Inner(CLIENTS).server4(), Inner(CLIENTS).client4());
-    lab.server.ip(&format!("address add {own} peer {other} dev {device}"));
+    lab.server
+        .ip(&format!("address add {own} peer {other} dev {device}"));
     lab.server.ip(&format!("link set {device} up"));
     assert!(!ping_works(&lab.server, other), "nobody answers");
     loop {
@@ -272,7 +346,9 @@ fn more_devices_than_select_can_name() {
     }
     // All deleted at once: none is left, and nothing spins.
     let devices = text.lines().filter_map(|line| line.split(": ").nth(1));
-    let lines: String = devices.map(|name| format!("link set {name} group 7\n")).collect();
+    let lines: String = devices
+        .map(|name| format!("link set {name} group 7\n"))
+        .collect();
     std::fs::write(lab.server.path("batch"), lines).unwrap();
     lab.server.sh("ip -batch batch");
     lab.server.ip("link del group 7");
@@ -280,5 +356,9 @@ fn more_devices_than_select_can_name() {
     let since = Instant::now();
     process.signal(Signal::SIGTERM);
     wait_until(PATIENCE, "the end", || !process.runs());
-    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        since.elapsed()
+    );
 }

@@ -12,7 +12,10 @@ use support::launch::Launch;
 const PROGRAMS: [&str; 2] = ["jtunneld", "jtunnel-client"];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 fn read(name: &str) -> String {
@@ -37,7 +40,10 @@ fn explained(usage: &str) -> BTreeSet<(char, Option<String>)> {
             let mut words = line.split("  ").next().unwrap().split(' ');
             let letter = words.next().unwrap();
             assert_eq!(letter.len(), 1, "{line}");
-            (letter.chars().next().unwrap(), words.next().map(str::to_owned))
+            (
+                letter.chars().next().unwrap(),
+                words.next().map(str::to_owned),
+            )
         })
         .collect()
 }
@@ -92,9 +98,16 @@ fn the_usage_lists_what_it_explains() {
 fn the_manual_explains_what_the_usage_lists() {
     for program in PROGRAMS {
         let lower = |options: BTreeSet<(char, Option<String>)>| -> BTreeSet<_> {
-            options.into_iter().map(|(o, a)| (o, a.map(|a| a.to_lowercase()))).collect()
+            options
+                .into_iter()
+                .map(|(o, a)| (o, a.map(|a| a.to_lowercase())))
+                .collect()
         };
-        assert_eq!(lower(documented(&page(program))), lower(explained(&usage(program))), "{program}");
+        assert_eq!(
+            lower(documented(&page(program))),
+            lower(explained(&usage(program))),
+            "{program}"
+        );
     }
 }
 
@@ -107,18 +120,30 @@ fn the_parser_takes_what_the_usage_lists() {
             // A value, if one is wanted; -h ends the matter before anything happens.
             let option = format!("-{letter}");
             let value = argument.as_ref().map(|_| "1");
-            let output = Launch::new(&host, program).options([&*option].into_iter().chain(value)).options(["-h"]).output();
+            let output = Launch::new(&host, program)
+                .options([&*option].into_iter().chain(value))
+                .options(["-h"])
+                .output();
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(0), "{program} {option}: {said}");
             if argument.is_some() {
                 let output = Launch::new(&host, program).options([&option]).output();
-                assert_eq!(output.status.code(), Some(100), "{program} {option} needs a value");
+                assert_eq!(
+                    output.status.code(),
+                    Some(100),
+                    "{program} {option} needs a value"
+                );
             }
         }
         // And no other letter.
-        let known: Vec<char> = explained(&usage(program)).into_iter().map(|(o, _)| o).collect();
+        let known: Vec<char> = explained(&usage(program))
+            .into_iter()
+            .map(|(o, _)| o)
+            .collect();
         for letter in ('a'..='z').chain('A'..='Z').filter(|l| !known.contains(l)) {
-            let output = Launch::new(&host, program).options([format!("-{letter}"), "-h".into()]).output();
+            let output = Launch::new(&host, program)
+                .options([format!("-{letter}"), "-h".into()])
+                .output();
             assert_eq!(output.status.code(), Some(100), "{program} -{letter}");
         }
     }
@@ -129,12 +154,26 @@ fn the_parser_takes_what_the_usage_lists() {
 fn variables_and_signals_are_in_the_manual() {
     let readme = read("README.md");
     for (program, variables) in [
-        ("jtunneld", &["TUN_DEV_NAME", "TUN_CLIENT_ID", "TUN_MTU"][..]),
-        ("jtunnel-client", &["TUN_DEV_NAME", "TUN_MTU", "TUN_SERVER_ADDRESS", "TUN_SERVER_PORT"]),
+        (
+            "jtunneld",
+            &["TUN_DEV_NAME", "TUN_CLIENT_ID", "TUN_MTU"][..],
+        ),
+        (
+            "jtunnel-client",
+            &[
+                "TUN_DEV_NAME",
+                "TUN_MTU",
+                "TUN_SERVER_ADDRESS",
+                "TUN_SERVER_PORT",
+            ],
+        ),
     ] {
         let (page, usage) = (page(program), usage(program));
         for variable in variables {
-            assert!(page.contains(&format!(".It Ev {variable}")), "{program}: {variable}");
+            assert!(
+                page.contains(&format!(".It Ev {variable}")),
+                "{program}: {variable}"
+            );
             assert!(readme.contains(variable), "README.md: {variable}");
             assert!(usage.contains(variable), "{program} -h: {variable}");
         }
@@ -151,16 +190,44 @@ fn variables_and_signals_are_in_the_manual() {
 #[ignore = "needs root"]
 fn the_sections_are_in_the_usual_order() {
     let usual = [
-        "NAME", "SYNOPSIS", "DESCRIPTION", "ENVIRONMENT", "FILES", "EXIT STATUS", "EXAMPLES",
-        "DIAGNOSTICS", "SEE ALSO", "STANDARDS", "HISTORY", "AUTHORS", "CAVEATS", "BUGS",
+        "NAME",
+        "SYNOPSIS",
+        "DESCRIPTION",
+        "ENVIRONMENT",
+        "FILES",
+        "EXIT STATUS",
+        "EXAMPLES",
+        "DIAGNOSTICS",
+        "SEE ALSO",
+        "STANDARDS",
+        "HISTORY",
+        "AUTHORS",
+        "CAVEATS",
+        "BUGS",
         "SECURITY CONSIDERATIONS",
     ];
     for program in PROGRAMS {
         let page = page(program);
-        let sections: Vec<&str> = page.lines().filter_map(|l| l.strip_prefix(".Sh ")).collect();
-        let places: Vec<_> = sections.iter().filter_map(|s| usual.iter().position(|u| u == s)).collect();
+        let sections: Vec<&str> = page
+            .lines()
+            .filter_map(|l| l.strip_prefix(".Sh "))
+            .collect();
+        let places: Vec<_> = sections
+            .iter()
+            .filter_map(|s| usual.iter().position(|u| u == s))
+            .collect();
         assert!(places.is_sorted(), "{program}: {sections:?}");
-        for needed in ["NAME", "SYNOPSIS", "DESCRIPTION", "ENVIRONMENT", "FILES", "EXIT STATUS", "EXAMPLES", "SEE ALSO", "CAVEATS"] {
+        for needed in [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "ENVIRONMENT",
+            "FILES",
+            "EXIT STATUS",
+            "EXAMPLES",
+            "SEE ALSO",
+            "CAVEATS",
+        ] {
             assert!(sections.contains(&needed), "{program}: {needed}");
         }
     }
@@ -170,9 +237,18 @@ fn the_sections_are_in_the_usual_order() {
 #[ignore = "needs root"]
 fn mandoc_has_nothing_to_say() {
     for name in ["man/jtunneld.8", "man/jtunnel-client.8", "man/jtunnel.7"] {
-        let output = Command::new("mandoc").args(["-T", "lint", name]).current_dir(root()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), &*said), (Some(0), ""), "{name}");
+        let output = Command::new("mandoc")
+            .args(["-T", "lint", name])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        // Which other pages are installed is the machine's affair.
+        let lines = said.lines().filter(|line| {
+            !line.contains("referenced manual not found") && !line.contains("outdated mandoc.db")
+        });
+        assert_eq!(lines.collect::<Vec<_>>(), Vec::<&str>::new(), "{name}");
     }
 }
 
@@ -180,7 +256,13 @@ fn mandoc_has_nothing_to_say() {
 #[ignore = "needs root"]
 fn the_examples_are_named_and_sound() {
     let examples = root().join("man/examples");
-    let pages = [page("jtunneld"), page("jtunnel-client"), read("man/jtunnel.7"), read("README.md")].concat();
+    let pages = [
+        page("jtunneld"),
+        page("jtunnel-client"),
+        read("man/jtunnel.7"),
+        read("README.md"),
+    ]
+    .concat();
     for entry in fs::read_dir(&examples).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap();
@@ -188,7 +270,11 @@ fn the_examples_are_named_and_sound() {
         let text = fs::read_to_string(&path).unwrap();
         if text.starts_with("#!/bin/sh") {
             let output = Command::new("sh").arg("-n").arg(&path).output().unwrap();
-            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{name}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
     }
 }

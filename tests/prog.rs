@@ -47,9 +47,15 @@ fn wait_done(host: &Host) {
 /// What holds for PROG of either program, run with `-f`.
 fn common_to_both(host: &Host, parent: Pid) {
     let arguments = told(host, "arguments");
-    assert_eq!(arguments, "-f\n-k\n \nid\n", "PROG's own options are its own");
+    assert_eq!(
+        arguments, "-f\n-k\n \nid\n",
+        "PROG's own options are its own"
+    );
     for line in told(host, "status").lines() {
-        if let Some(set) = ["SigBlk:", "SigIgn:"].iter().find_map(|name| line.strip_prefix(name)) {
+        if let Some(set) = ["SigBlk:", "SigIgn:"]
+            .iter()
+            .find_map(|name| line.strip_prefix(name))
+        {
             let set = u64::from_str_radix(set.trim(), 16).unwrap();
             assert_eq!(set & !INTERNAL_SIGNALS, 0, "{line}");
         }
@@ -57,13 +63,25 @@ fn common_to_both(host: &Host, parent: Pid) {
     let streams = told(host, "streams");
     let streams: Vec<&str> = streams.lines().collect();
     assert_eq!(streams[0], "/dev/null");
-    assert!(streams[2].starts_with("pipe:"), "inherited with -f: {streams:?}");
+    assert!(
+        streams[2].starts_with("pipe:"),
+        "inherited with -f: {streams:?}"
+    );
     // 10 is the shell's own handle on its script.
     let own_limit = fs::read_to_string("/proc/self/limits").unwrap();
-    let own_limit = own_limit.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let own_limit = own_limit
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
     let own_limit: Vec<&str> = own_limit.split_whitespace().skip(3).take(2).collect();
-    assert_eq!(told(host, "limit").split_whitespace().collect::<Vec<_>>(), own_limit);
-    assert_eq!(Path::new(told(host, "directory").trim()), host.path("").components().as_path());
+    assert_eq!(
+        told(host, "limit").split_whitespace().collect::<Vec<_>>(),
+        own_limit
+    );
+    assert_eq!(
+        Path::new(told(host, "directory").trim()),
+        host.path("").components().as_path()
+    );
     let group = told(host, "group");
     let (pid, group) = group.trim().split_once(' ').unwrap();
     assert_eq!(pid, group, "a process group of its own");
@@ -86,7 +104,9 @@ fn what_the_servers_prog_finds() {
     let lab = Lab::direct();
     let prog = curious(&lab.server);
     let words = [prog.to_str().unwrap(), "-f", "-k", " ", "id"];
-    let server = Server::new(&lab.server, [1]).options(&["-m", "1300"]).start_with(&words);
+    let server = Server::new(&lab.server, [1])
+        .options(&["-m", "1300"])
+        .start_with(&words);
     Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
     wait_done(&lab.server);
     common_to_both(&lab.server, server.pid());
@@ -106,9 +126,14 @@ fn what_the_servers_prog_finds() {
 #[test]
 #[ignore = "needs root"]
 fn what_the_clients_prog_finds() {
-    for (address, name) in [(SERVER4, SERVER4), (SERVER6, SERVER6), (SERVER4, "tunnel.example")] {
+    for (address, name) in [
+        (SERVER4, SERVER4),
+        (SERVER6, SERVER6),
+        (SERVER4, "tunnel.example"),
+    ] {
         let lab = Lab::direct();
-        lab.client().etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+        lab.client()
+            .etc("hosts", &format!("{SERVER4} tunnel.example\n"));
         let prog = curious(lab.client());
         let words = [prog.to_str().unwrap(), "-f", "-k", " ", "id"];
         let client = Client::new(lab.client(), 1).to(name).start_with(&words);
@@ -134,11 +159,15 @@ fn prog_inherits_no_descriptor() {
     let lab = Lab::direct();
     let sleep = ["sleep", "1000"];
     let server = Server::new(&lab.server, [1]).start_with(&sleep);
-    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&sleep);
+    let client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .start_with(&sleep);
     let expected = [&["0", "1", "2"].map(String::from)[..], &proc::inheritable()].concat();
     for program in [server.pid(), client.pid()] {
         let prog = wait_for(PATIENCE, "PROG", || {
-            proc::children(program).into_iter().find(|&pid| proc::name(pid) == "sleep")
+            proc::children(program)
+                .into_iter()
+                .find(|&pid| proc::name(pid) == "sleep")
         });
         for entry in fs::read_dir(format!("/proc/{prog}/fd")).unwrap() {
             let number = entry.unwrap().file_name().into_string().unwrap();
@@ -154,7 +183,10 @@ fn in_the_background_prog_writes_nowhere() {
     let prog = curious(&lab.server);
     let server = Server::new(&lab.server, [1]);
     let pid_file = lab.server.path("pid");
-    let launch = server.launch().clone().options(["-P".as_ref(), pid_file.as_os_str()]);
+    let launch = server
+        .launch()
+        .clone()
+        .options(["-P".as_ref(), pid_file.as_os_str()]);
     let output = launch.operands([prog]).output();
     assert_eq!(output.status.code(), Some(0));
     Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
@@ -175,18 +207,27 @@ fn a_failure_is_logged_and_survived() {
     let peer = Peer::new(lab.client());
     peer.knock(&client_id(1), TO, SERVER_ID);
     let line = server.lines.wait("exited with status 3");
-    assert!(line.contains(&format!("client {}: ", shown(&client_id(1)))), "{line}");
+    assert!(
+        line.contains(&format!("client {}: ", shown(&client_id(1)))),
+        "{line}"
+    );
     // Killed by a signal.
     let prog = lab.server.script("fails", "kill -9 $$");
     peer.knock(&client_id(2), TO, SERVER_ID);
     let line = server.lines.wait("was killed by signal 9");
-    assert!(line.contains(&format!("client {}: ", shown(&client_id(2)))), "{line}");
+    assert!(
+        line.contains(&format!("client {}: ", shown(&client_id(2)))),
+        "{line}"
+    );
     // Not there any more.
     fs::remove_file(prog).unwrap();
     server.config.authorise(&client_id(3));
     peer.knock(&client_id(3), TO, SERVER_ID);
     let line = server.lines.wait("unable to run");
-    assert!(line.contains(&format!("client {}: ", shown(&client_id(3)))), "{line}");
+    assert!(
+        line.contains(&format!("client {}: ", shown(&client_id(3)))),
+        "{line}"
+    );
     assert_eq!(lab.server.tuns().len(), 3);
     peer.knock(&client_id(1), TO, SERVER_ID);
 }
@@ -206,7 +247,9 @@ fn the_clients_prog_may_fail_too() {
     let lab = Lab::direct();
     let prog = client_prog(lab.client(), "fails", 1, "exit 4");
     let _server = Server::new(&lab.server, [1]).start();
-    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&[prog]);
+    let client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .start_with(&[prog]);
     client.lines.wait("exited with status 4");
     client.wait_up();
 }
@@ -234,7 +277,10 @@ fn one_that_hangs_stops_nobody() {
     server.signal(Signal::SIGHUP);
     lab.server.wait_tuns(1);
     let time = since.elapsed();
-    assert!(time > Duration::from_secs(4) && time < Duration::from_secs(8), "{time:?}");
+    assert!(
+        time > Duration::from_secs(4) && time < Duration::from_secs(8),
+        "{time:?}"
+    );
     assert_eq!(beat.tally().lost, 0, "{:?}", beat.tally());
 }
 
@@ -249,7 +295,10 @@ const STAYS: &str = r#"
 fn pids(host: &Host, name: &str, number: usize) -> Vec<Pid> {
     wait_for(PATIENCE, "the processes of PROG", || {
         let text = host.read(name);
-        let pids: Vec<Pid> = text.lines().filter_map(|l| l.parse().ok().map(Pid::from_raw)).collect();
+        let pids: Vec<Pid> = text
+            .lines()
+            .filter_map(|l| l.parse().ok().map(Pid::from_raw))
+            .collect();
         (pids.len() == number).then_some(pids)
     })
 }
@@ -268,12 +317,20 @@ fn one_that_stays_is_told_when_its_client_is_forgotten() {
     server.config.revoke(&client_id(1));
     server.signal(Signal::SIGHUP);
     server.lines.wait("forgotten");
-    wait_until(PATIENCE, "the end of its whole group", || !first.iter().any(|&pid| proc::runs(pid)));
-    assert!(both[2..].iter().all(|&pid| proc::runs(pid)), "the other's runs on");
+    wait_until(PATIENCE, "the end of its whole group", || {
+        !first.iter().any(|&pid| proc::runs(pid))
+    });
+    assert!(
+        both[2..].iter().all(|&pid| proc::runs(pid)),
+        "the other's runs on"
+    );
     lab.server.wait_tuns(1);
     let name = lab.server.read("stays.downs");
     let look = lab.server.read(&format!("stays.{}.down", name.trim()));
-    assert!(look.contains("POINTOPOINT"), "its device was still there: {look}");
+    assert!(
+        look.contains("POINTOPOINT"),
+        "its device was still there: {look}"
+    );
     server.lines.exactly("exited", 0);
 }
 
@@ -284,7 +341,9 @@ fn one_that_stays_is_told_when_the_program_ends() {
     let prog = server_prog(&lab.server, "stays", STAYS);
     let mut server = Server::new(&lab.server, [1, 2]).start_with(&[prog]);
     let prog = client_prog(lab.client(), "stays", 1, STAYS);
-    let mut client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&[prog]);
+    let mut client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .start_with(&[prog]);
     client.wait_up();
     Peer::new(lab.client()).knock(&client_id(2), TO, SERVER_ID);
     for (host, process, number) in [
@@ -294,12 +353,21 @@ fn one_that_stays_is_told_when_the_program_ends() {
         let pids = pids(host, "stays.pids", number);
         let since = Instant::now();
         process.stop();
-        assert!(since.elapsed() < Duration::from_millis(900), "{:?}", since.elapsed());
+        assert!(
+            since.elapsed() < Duration::from_millis(900),
+            "{:?}",
+            since.elapsed()
+        );
         assert_eq!(host.tuns().len(), 0);
-        wait_until(PATIENCE, "the end of PROG", || !pids.iter().any(|&pid| proc::runs(pid)));
+        wait_until(PATIENCE, "the end of PROG", || {
+            !pids.iter().any(|&pid| proc::runs(pid))
+        });
         for name in host.read("stays.downs").lines() {
             let look = host.read(&format!("stays.{name}.down"));
-            assert!(look.contains("POINTOPOINT"), "its device was still there: {look}");
+            assert!(
+                look.contains("POINTOPOINT"),
+                "its device was still there: {look}"
+            );
         }
         assert_eq!(host.read("stays.downs").lines().count(), number / 2);
     }
@@ -312,13 +380,17 @@ fn one_that_stays_is_told_when_its_device_is_deleted() {
     let prog = server_prog(&lab.server, "stays", STAYS);
     let server = Server::new(&lab.server, [1]).start_with(&[prog]);
     let prog = client_prog(lab.client(), "stays", 1, STAYS);
-    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&[prog]);
+    let client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .start_with(&[prog]);
     client.wait_up();
     for (host, lines) in [(&lab.server, &server.lines), (lab.client(), &client.lines)] {
         let pids = pids(host, "stays.pids", 2);
         host.ip(&format!("link del {}", host.tuns()[0]));
         lines.wait("is gone");
-        wait_until(PATIENCE, "the end of PROG", || !pids.iter().any(|&pid| proc::runs(pid)));
+        wait_until(PATIENCE, "the end of PROG", || {
+            !pids.iter().any(|&pid| proc::runs(pid))
+        });
         client.wait_up();
         self::pids(host, "stays.pids", 4);
     }
@@ -332,13 +404,21 @@ fn one_that_does_not_listen_delays_the_end_by_a_second() {
     let prog = lab.server.script("deaf", deaf);
     let mut server = Server::new(&lab.server, [1]).start_with(&[prog]);
     let prog = lab.client().script("deaf", deaf);
-    let mut client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&[prog]);
-    for (host, process) in [(lab.client(), client.process()), (&lab.server, server.process())] {
+    let mut client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .start_with(&[prog]);
+    for (host, process) in [
+        (lab.client(), client.process()),
+        (&lab.server, server.process()),
+    ] {
         wait_until(PATIENCE, "PROG", || host.path("deaf.runs").exists());
         let since = Instant::now();
         process.stop();
         let time = since.elapsed();
-        assert!(time > Duration::from_millis(900) && time < Duration::from_secs(3), "{time:?}");
+        assert!(
+            time > Duration::from_millis(900) && time < Duration::from_secs(3),
+            "{time:?}"
+        );
         assert_eq!(host.tuns().len(), 0);
     }
 }
@@ -354,7 +434,10 @@ fn one_that_stays_may_be_killed() {
     let pid = pids(&lab.server, "stays.pid", 1)[0];
     kill(pid, Signal::SIGKILL).unwrap();
     server.lines.wait("was killed by signal 9");
-    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it was waited for");
+    assert!(
+        !Path::new(&format!("/proc/{pid}")).exists(),
+        "it was waited for"
+    );
     assert!(ping_works(lab.client(), client.inner.server4()));
 }
 
@@ -362,7 +445,10 @@ fn one_that_stays_may_be_killed() {
 #[ignore = "needs root"]
 fn many_start_quickly_and_each_has_its_own_device() {
     let lab = Lab::direct();
-    let prog = lab.server.script("up", "echo $TUN_DEV_NAME $TUN_CLIENT_ID >>$0.all; exec sleep 1000");
+    let prog = lab.server.script(
+        "up",
+        "echo $TUN_DEV_NAME $TUN_CLIENT_ID >>$0.all; exec sleep 1000",
+    );
     let server = Server::new(&lab.server, 1..=100).start_with(&[prog]);
     let peer = Peer::new(lab.client());
     let since = Instant::now();
@@ -373,7 +459,10 @@ fn many_start_quickly_and_each_has_its_own_device() {
     let answered = since.elapsed();
     let lines = || lab.server.read("up.all").lines().count();
     wait_until(PATIENCE, "100 PROGs", || lines() == 100);
-    println!("100 clients: tunnels after {answered:?}, PROGs after {:?}", since.elapsed());
+    println!(
+        "100 clients: tunnels after {answered:?}, PROGs after {:?}",
+        since.elapsed()
+    );
     assert!(since.elapsed() < Duration::from_secs(10));
     let text = lab.server.read("up.all");
     let mut devices: Vec<&str> = text.lines().filter_map(|l| l.split(' ').next()).collect();

@@ -28,10 +28,13 @@ fn report(what: &str, time: Duration) {
 /// The source port of the client's datagrams, as the server last logged it.
 fn endpoint(lines: &Lines) -> String {
     let lines = lines.all();
-    let last = lines.iter().rev().find_map(|line| match line.split_once(" moved from ") {
-        Some((_, rest)) => rest.split(' ').nth(2),
-        None => line.split_once(" admitted from ")?.1.split(' ').next(),
-    });
+    let last = lines
+        .iter()
+        .rev()
+        .find_map(|line| match line.split_once(" moved from ") {
+            Some((_, rest)) => rest.split(' ').nth(2),
+            None => line.split_once(" admitted from ")?.1.split(' ').next(),
+        });
     last.unwrap().to_owned()
 }
 
@@ -46,7 +49,10 @@ fn the_clients_address_changes_under_traffic() {
     client.ip("address add 198.51.100.3/24 dev eth0");
     let time = beat.recovery(Instant::now());
     report("new client address under traffic", time);
-    assert!(time < SLACK, "the next packet had to do, not a keepalive: {time:?}");
+    assert!(
+        time < SLACK,
+        "the next packet had to do, not a keepalive: {time:?}"
+    );
     tunnel.server.lines.wait("moved from 198.51.100.2:");
     assert!(endpoint(&tunnel.server.lines).starts_with("198.51.100.3:"));
 }
@@ -75,14 +81,19 @@ fn the_clients_address_goes_and_comes_back() {
     ] {
         let lab = Lab::direct();
         let _server = Server::new(&lab.server, [1]).start();
-        let client = Client::new(lab.client(), 1).to(server).options(&["-k", "1"]).start();
+        let client = Client::new(lab.client(), 1)
+            .to(server)
+            .options(&["-k", "1"])
+            .start();
         client.wait_up();
         let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
         beat.wait_beats(10);
-        lab.client().ip(&format!("address del {device_address} dev eth0"));
+        lab.client()
+            .ip(&format!("address del {device_address} dev eth0"));
         // Sends fail meanwhile: there is no address to send from, or no route.
         client.lines.wait("unable to send");
-        lab.client().ip(&format!("address add {device_address} dev eth0"));
+        lab.client()
+            .ip(&format!("address add {device_address} dev eth0"));
         let time = beat.recovery(Instant::now());
         report(&format!("address {own} back"), time);
         assert!(time < SLACK, "{time:?}");
@@ -134,7 +145,9 @@ fn the_nat_forgets_and_maps_anew() {
     let beat = Heartbeat::start(&tunnel.lab.server, tunnel.lab.client(), inner.client4());
     beat.wait_beats(10);
     // Another address and another port at once.
-    tunnel.lab.nat("meta l4proto udp snat to 198.51.100.3:50000-50099");
+    tunnel
+        .lab
+        .nat("meta l4proto udp snat to 198.51.100.3:50000-50099");
     tunnel.lab.forget_mappings();
     let time = beat.recovery(Instant::now());
     report("NAT rebound, idle client, keepalive 1 s", time);
@@ -147,8 +160,12 @@ fn the_nat_forgets_and_maps_anew() {
 #[ignore = "needs root"]
 fn keepalives_hold_a_mapping_of_two_seconds() {
     let lab = Lab::behind_nat(1);
-    for timeout in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
-        lab.router().sysctl(&format!("net/netfilter/{timeout}"), "2");
+    for timeout in [
+        "nf_conntrack_udp_timeout",
+        "nf_conntrack_udp_timeout_stream",
+    ] {
+        lab.router()
+            .sysctl(&format!("net/netfilter/{timeout}"), "2");
     }
     let tunnel = Tunnel::plain(lab);
     // Five keepalives; then the server reaches the client by the mapping they held.
@@ -158,7 +175,10 @@ fn keepalives_hold_a_mapping_of_two_seconds() {
             sniffer::udp(packet).is_some_and(|(_, to, payload)| to == 5886 && payload.len() == 13)
         });
     }
-    assert!(ping_works(&tunnel.lab.server, tunnel.client.inner.client4()));
+    assert!(ping_works(
+        &tunnel.lab.server,
+        tunnel.client.inner.client4()
+    ));
     tunnel.server.lines.exactly("moved from", 0);
 }
 
@@ -169,7 +189,11 @@ fn a_stale_mapping_is_left_for_a_new_source_port() {
     lab.nat("snat to 198.51.100.2");
     let tunnel = Tunnel::plain(lab);
     let router = tunnel.lab.router();
-    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    let beat = Heartbeat::start(
+        tunnel.lab.client(),
+        &tunnel.lab.server,
+        tunnel.client.inner.server4(),
+    );
     beat.wait_beats(10);
     let sender = proc::twins(tunnel.client.pid());
     // The router's uplink gets another address. The mapping still has the old one, and steady
@@ -177,15 +201,25 @@ fn a_stale_mapping_is_left_for_a_new_source_port() {
     tunnel.lab.nat("snat to 198.51.100.3");
     router.ip("address add 198.51.100.3/24 dev wan");
     router.ip("address del 198.51.100.2/24 dev wan");
-    tunnel.lab.server.ip("route replace default via 198.51.100.3");
+    tunnel
+        .lab
+        .server
+        .ip("route replace default via 198.51.100.3");
     tunnel.lab.server.ip("neigh flush dev eth0");
     let time = beat.recovery(Instant::now());
-    report("stale NAT mapping, three keepalives of 1 s unanswered", time);
+    report(
+        "stale NAT mapping, three keepalives of 1 s unanswered",
+        time,
+    );
     assert!(time > KEEPALIVE, "the mapping was not stale: {time:?}");
     assert!(time < KEEPALIVE * 4 + SLACK, "{time:?}");
     tunnel.client.lines.wait("new source port");
     assert!(endpoint(&tunnel.server.lines).starts_with("198.51.100.3:"));
-    assert_ne!(proc::twins(tunnel.client.pid()), sender, "the sender has the new socket");
+    assert_ne!(
+        proc::twins(tunnel.client.pid()),
+        sender,
+        "the sender has the new socket"
+    );
 }
 
 #[test]
@@ -207,7 +241,9 @@ fn a_fixed_source_port_stays() {
 fn three_keepalives_without_an_answer_change_the_port() {
     let lab = Lab::direct();
     let peer = Peer::bound(&lab.server, "[::]:5886");
-    let _client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&["/bin/true"]);
+    let _client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .start_with(&["/bin/true"]);
     let mut ports: Vec<u16> = Vec::new();
     let mut counters = Vec::new();
     for _ in 0..7 {
@@ -221,8 +257,40 @@ fn three_keepalives_without_an_answer_change_the_port() {
     assert!(ports[..3].iter().all(|p| *p == ports[0]), "{ports:?}");
     assert!(ports[3..6].iter().all(|p| *p == ports[3]), "{ports:?}");
     assert!(ports[0] != ports[3] && ports[3] != ports[6], "{ports:?}");
-    let steps: Vec<u32> = counters.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+    let steps: Vec<u32> = counters
+        .windows(2)
+        .map(|pair| pair[1].wrapping_sub(pair[0]))
+        .collect();
     assert_eq!(steps, [1; 6], "{counters:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn without_keepalives_nothing_is_tried() {
+    let lab = Lab::direct();
+    let peer = Peer::bound(&lab.server, "[::]:5886");
+    let client = Client::new(lab.client(), 1).options(&["-k", "0"]).start();
+    wait_until(PATIENCE, "the device's address", || {
+        lab.client()
+            .ip("-br address show type tun")
+            .contains(" 10.0.1.2 ")
+    });
+    // Pings for four seconds, which nobody answers.
+    let address = client.inner.server4();
+    lab.client()
+        .sh(&format!("ping -n -i 0.1 -c 40 -W 0.1 {address} || :"));
+    let mut ports = Vec::new();
+    while let Some((content, from)) = peer.receive_within(Duration::from_millis(50)) {
+        assert!(
+            [4, 6].contains(&(content[8] >> 4)),
+            "no keepalive: {content:02x?}"
+        );
+        ports.push(from.port());
+    }
+    assert!(ports.len() >= 40, "{}", ports.len());
+    ports.dedup();
+    assert_eq!(ports.len(), 1);
+    client.lines.exactly("no answer", 0);
 }
 
 #[test]
@@ -231,7 +299,9 @@ fn only_what_is_accepted_counts_as_heard() {
     let lab = Lab::direct();
     let peer = Peer::bound(&lab.server, "[::]:5886");
     let elsewhere = Peer::new(&lab.server);
-    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&["/bin/true"]);
+    let client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .start_with(&["/bin/true"]);
     let (_, first) = peer.receive();
     let mut from = first;
     for _ in 0..4 {
@@ -264,7 +334,9 @@ fn the_servers_name_moves() {
         .options(&["-k", "1"])
         .start_with(&[prog]);
     client.wait_up();
-    client.lines.wait("server tunnel.example resolved to 198.51.100.1:5886");
+    client
+        .lines
+        .wait("server tunnel.example resolved to 198.51.100.1:5886");
     let tun = client_host.tuns();
     let (up, down) = (
         Heartbeat::start(client_host, server_host, client.inner.server4()),
@@ -281,7 +353,11 @@ fn the_servers_name_moves() {
     assert!(up.max(down) < KEEPALIVE * 5 + SLACK, "{up:?} {down:?}");
     client.lines.wait("sending to 198.51.100.9:5886");
     assert_eq!(client_host.tuns(), tun, "the device stays");
-    assert_eq!(client_host.read("up.runs"), "198.51.100.1 5886\n", "PROG ran once");
+    assert_eq!(
+        client_host.read("up.runs"),
+        "198.51.100.1 5886\n",
+        "PROG ran once"
+    );
 }
 
 #[test]
@@ -294,9 +370,15 @@ fn all_addresses_of_a_name_are_tried() {
     lab.client().etc("hosts", &lines.concat());
     let _server = Server::new(&lab.server, [1]).start();
     let started = Instant::now();
-    let client = Client::new(lab.client(), 1).to("tunnel.example").options(&["-k", "1"]).start();
+    let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .options(&["-k", "1"])
+        .start();
     client.wait_up();
-    report("the working one of three addresses found", started.elapsed());
+    report(
+        "the working one of three addresses found",
+        started.elapsed(),
+    );
     client.lines.wait("answers from 198.51.100.1:5886");
     for address in ["[2001:db8::9]:5886", "198.51.100.3:5886"] {
         client.lines.wait(&format!("no answer from {address}"));
@@ -305,17 +387,39 @@ fn all_addresses_of_a_name_are_tried() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_socket_of_ipv4_uses_addresses_of_ipv4() {
+    let lab = Lab::direct();
+    let names = format!("{SERVER6} tunnel.example\n{SERVER4} tunnel.example\n");
+    lab.client().etc("hosts", &names);
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .options(&["-k", "25", "-b", "198.51.100.2"])
+        .start();
+    client.wait_up();
+    client.lines.wait("answers from 198.51.100.1:5886");
+    client.lines.exactly("unable to send", 0);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn hup_resolves_again_at_once() {
     let lab = Lab::direct();
     addresses(&lab.server, "eth0", &["198.51.100.9/24"]);
-    lab.client().etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+    lab.client()
+        .etc("hosts", &format!("{SERVER4} tunnel.example\n"));
     let server = Server::new(&lab.server, [1]).start();
-    let client = Client::new(lab.client(), 1).to("tunnel.example").options(&["-k", "25"]).start();
+    let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .options(&["-k", "25"])
+        .start();
     client.wait_up();
     lab.client().etc("hosts", "198.51.100.9 tunnel.example\n");
     client.signal(nix::sys::signal::Signal::SIGHUP);
     client.lines.wait("sending to 198.51.100.9:5886");
-    client.lines.wait("server tunnel.example resolved to 198.51.100.9:5886");
+    client
+        .lines
+        .wait("server tunnel.example resolved to 198.51.100.9:5886");
     assert!(ping_works(lab.client(), client.inner.server4()));
     server.lines.exactly("admitted", 1);
 }
@@ -335,12 +439,17 @@ fn a_resolver_that_hangs_stops_nothing() {
     // From now on the name is asked of a host that never answers.
     client_host.etc("hosts", "");
     client_host.etc("nsswitch.conf", "hosts: dns\n");
-    client_host.etc("resolv.conf", "nameserver 198.51.100.1\noptions timeout:30 attempts:1\n");
+    client_host.etc(
+        "resolv.conf",
+        "nameserver 198.51.100.1\noptions timeout:30 attempts:1\n",
+    );
     lab.server.filter("dns", "input", "udp dport 53 drop");
     let beat = Heartbeat::start(&client_host, &lab.server, client.inner.server4());
     beat.wait_beats(10);
     client.signal(nix::sys::signal::Signal::SIGHUP);
-    wait_until(PATIENCE, "the resolver's process", || proc::twins(client.pid()).len() == 2);
+    wait_until(PATIENCE, "the resolver's process", || {
+        proc::twins(client.pid()).len() == 2
+    });
     beat.wait_beats(200);
     let tally = beat.tally();
     assert_eq!(tally.lost, 0, "{tally:?}");
@@ -349,7 +458,9 @@ fn a_resolver_that_hangs_stops_nothing() {
     });
     assert_eq!(proc::twins(client.pid()).len(), 2, "it still waits");
     client.process().stop();
-    wait_until(PATIENCE, "the end of the resolver's process", || client_host.pids().is_empty());
+    wait_until(PATIENCE, "the end of the resolver's process", || {
+        client_host.pids().is_empty()
+    });
 }
 
 #[test]
@@ -364,7 +475,11 @@ fn a_name_that_is_unknown_at_boot() {
         .options(&["-k", "1"])
         .start_with(&[prog]);
     client.lines.wait("unable to resolve tunnel.example: ");
-    assert_eq!(client_host.tuns().len(), 1, "the device does not wait for the name");
+    assert_eq!(
+        client_host.tuns().len(),
+        1,
+        "the device does not wait for the name"
+    );
     assert_eq!(client_host.read("up.runs"), "", "PROG does");
     client_host.etc("hosts", &format!("{SERVER4} tunnel.example\n"));
     client.wait_up();
@@ -390,16 +505,26 @@ fn a_route_that_is_missing_at_boot() {
 #[ignore = "needs root"]
 fn answers_leave_from_the_address_spoken_to() {
     let lab = Lab::direct();
-    addresses(&lab.server, "eth0", &["198.51.100.10/24", "2001:db8::10/64"]);
+    addresses(
+        &lab.server,
+        "eth0",
+        &["198.51.100.10/24", "2001:db8::10/64"],
+    );
     let _server = Server::new(&lab.server, [1, 2]).start();
     for (number, address) in [(1, "198.51.100.10"), (2, "2001:db8::10")] {
         let peer = Peer::new(lab.client());
         let from = peer.knock(&client_id(number), (address, 5886), SERVER_ID);
-        assert_eq!(from.to_string(), std::net::SocketAddr::new(address.parse().unwrap(), 5886).to_string());
+        assert_eq!(
+            from.to_string(),
+            std::net::SocketAddr::new(address.parse().unwrap(), 5886).to_string()
+        );
     }
     // The client accepts packets from there only, so a tunnel to the second address shows the same
     // for packets.
-    let client = Client::new(lab.client(), 1).to("198.51.100.10").options(&["-k", "1"]).start();
+    let client = Client::new(lab.client(), 1)
+        .to("198.51.100.10")
+        .options(&["-k", "1"])
+        .start();
     client.wait_up();
     let beat = Heartbeat::start(&lab.server, lab.client(), client.inner.client6());
     beat.wait_beats(20);

@@ -65,16 +65,34 @@ fn as_daemons_both_leave_the_terminal_and_end_clean() {
         .options(["-d", "client", "-P", "client.pid", "-k", "1"])
         .operands([SERVER4, "5886", "./client-up"]);
     let daemons = [
-        (server_host, in_background(&server, &server_host.path("server.pid")), "server.pid"),
-        (client_host, in_background(&client, &client_host.path("client.pid")), "client.pid"),
+        (
+            server_host,
+            in_background(&server, &server_host.path("server.pid")),
+            "server.pid",
+        ),
+        (
+            client_host,
+            in_background(&client, &client_host.path("client.pid")),
+            "client.pid",
+        ),
     ];
-    wait_until(PATIENCE, "a ping", || ping_works(client_host, Inner(1).server4()));
+    wait_until(PATIENCE, "a ping", || {
+        ping_works(client_host, Inner(1).server4())
+    });
     for (_, pid, _) in daemons {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let fields: Vec<&str> = stat
+            .rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .collect();
         assert_eq!(fields[3], pid.to_string(), "a session of its own");
         assert_eq!(fields[4], "0", "no terminal");
-        assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
+        assert_eq!(
+            fs::read_link(format!("/proc/{pid}/cwd")).unwrap(),
+            Path::new("/")
+        );
         for number in 0..3 {
             let stream = fs::read_link(format!("/proc/{pid}/fd/{number}")).unwrap();
             assert_eq!(stream, Path::new("/dev/null"));
@@ -103,7 +121,10 @@ fn a_daemon_that_cannot_start_says_so_before_it_detaches() {
     let output = server.launch().output();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(111), "{said}");
-    assert!(said.starts_with("jtunneld: unable to ") && said.ends_with("Address already in use\n"), "{said}");
+    assert!(
+        said.starts_with("jtunneld: unable to ") && said.ends_with("Address already in use\n"),
+        "{said}"
+    );
     assert_eq!(said.lines().count(), 1);
     let bad = ["-P", "/nonexistent/pid", "-p", "5887"];
     let output = Launch::server(&lab.server)
@@ -113,7 +134,10 @@ fn a_daemon_that_cannot_start_says_so_before_it_detaches() {
         .output();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(111), "{said}");
-    assert!(said.contains("/nonexistent/pid: No such file or directory"), "{said}");
+    assert!(
+        said.contains("/nonexistent/pid: No such file or directory"),
+        "{said}"
+    );
     assert!(server.runs());
 }
 
@@ -129,8 +153,14 @@ fn term_and_int_end_both_with_status_0() {
             let since = Instant::now();
             process.signal(signal);
             assert_eq!(process.wait().code(), Some(0));
-            assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
-            process.lines.wait(&format!("stopping: signal {}", &signal.as_str()[3..]));
+            assert!(
+                since.elapsed() < Duration::from_secs(1),
+                "{:?}",
+                since.elapsed()
+            );
+            process
+                .lines
+                .wait(&format!("stopping: signal {}", &signal.as_str()[3..]));
         }
         for host in [&tunnel.lab.server, tunnel.lab.client()] {
             assert_clean(host);
@@ -146,7 +176,9 @@ fn term_is_never_lost() {
     // At every moment of an idle and of a busy life.
     for number in 0..40 {
         let mut server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
-        let mut client = Client::new(lab.client(), 1).options(&["-k", "1"]).start_with(&["/bin/true"]);
+        let mut client = Client::new(lab.client(), 1)
+            .options(&["-k", "1"])
+            .start_with(&["/bin/true"]);
         let until = Instant::now() + Duration::from_micros(500) * number;
         while Instant::now() < until {
             std::hint::spin_loop();
@@ -165,14 +197,24 @@ fn term_is_never_lost() {
 #[ignore = "needs root"]
 fn no_usr1_is_lost() {
     let tunnel = Tunnel::plain(Lab::direct());
-    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    let beat = Heartbeat::start(
+        tunnel.lab.client(),
+        &tunnel.lab.server,
+        tunnel.client.inner.server4(),
+    );
     // Under traffic, and with nothing else to do.
     for quiet in [false, true] {
         for _ in 0..30 {
             for process in [&*tunnel.client, &*tunnel.server] {
                 let since = Instant::now();
-                process.lines.wait_next("status: ", || process.signal(Signal::SIGUSR1));
-                assert!(since.elapsed() < Duration::from_millis(900), "{:?}", since.elapsed());
+                process
+                    .lines
+                    .wait_next("status: ", || process.signal(Signal::SIGUSR1));
+                assert!(
+                    since.elapsed() < Duration::from_millis(900),
+                    "{:?}",
+                    since.elapsed()
+                );
             }
         }
         if !quiet {
@@ -186,13 +228,21 @@ fn no_usr1_is_lost() {
 #[ignore = "needs root"]
 fn usr1_tells_the_state() {
     let tunnel = Tunnel::plain(Lab::direct());
-    let line = tunnel.server.lines.wait_next("status: ", || tunnel.server.signal(Signal::SIGUSR1));
+    let line = tunnel
+        .server
+        .lines
+        .wait_next("status: ", || tunnel.server.signal(Signal::SIGUSR1));
     assert!(line.contains("status: 1 clients, 1 authorised; dropped: 0 short, 0 unknown, 0 from port 0, 0 truncated"), "{line}");
     let device = &tunnel.lab.server.tuns()[0];
     let line = tunnel.server.lines.wait(" heard ");
     let start = format!("client {} {device} 198.51.100.2:", shown(&client_id(1)));
     assert!(line.contains(&start), "{line}");
-    let words = ["s ago, received ", " packets ", " bytes, sent ", " bytes, dropped "];
+    let words = [
+        "s ago, received ",
+        " packets ",
+        " bytes, sent ",
+        " bytes, dropped ",
+    ];
     assert!(words.iter().all(|word| line.contains(word)), "{line}");
     assert!(!line.contains(&client_id(1)), "{line}");
 
@@ -201,10 +251,16 @@ fn usr1_tells_the_state() {
     let device = &tunnel.lab.client().tuns()[0];
     let start = format!("status: device {device}, server 198.51.100.1:5886, heard ");
     assert!(line.contains(&start), "{line}");
-    let time = line.split("round trip ").nth(1).and_then(|rest| rest.split(" ms").next());
+    let time = line
+        .split("round trip ")
+        .nth(1)
+        .and_then(|rest| rest.split(" ms").next());
     assert!(time.unwrap().parse::<f64>().unwrap() < 1000.0, "{line}");
     let line = tunnel.client.lines.wait("status: sent");
-    assert!(line.contains(" packets ") && line.contains(" bytes, dropped "), "{line}");
+    assert!(
+        line.contains(" packets ") && line.contains(" bytes, dropped "),
+        "{line}"
+    );
 }
 
 #[test]
@@ -223,10 +279,18 @@ fn the_counters_count() {
     // The device is down, so a packet is lost there.
     peer.send(&client_id(1), &[0x45; 20], TO);
     peer.knock(&client_id(1), TO, SERVER_ID);
-    let line = server.lines.wait_next("status: ", || server.signal(Signal::SIGUSR1));
-    assert!(line.contains("dropped: 8 short, 5 unknown, 0 from port 0"), "{line}");
+    let line = server
+        .lines
+        .wait_next("status: ", || server.signal(Signal::SIGUSR1));
+    assert!(
+        line.contains("dropped: 8 short, 5 unknown, 0 from port 0"),
+        "{line}"
+    );
     let line = server.lines.wait(" heard ");
-    assert!(line.ends_with("dropped 1") && line.contains("received 0 packets 0 bytes"), "{line}");
+    assert!(
+        line.ends_with("dropped 1") && line.contains("received 0 packets 0 bytes"),
+        "{line}"
+    );
 }
 
 #[test]
@@ -247,7 +311,11 @@ fn a_long_report_loses_no_line() {
     for number in 1..=200 {
         let start = format!("client {} ", shown(&client_id(number)));
         let lines = log.lines.matching(&start);
-        assert_eq!(lines.iter().filter(|line| line.contains(" heard ")).count(), 1, "{start}");
+        assert_eq!(
+            lines.iter().filter(|line| line.contains(" heard ")).count(),
+            1,
+            "{start}"
+        );
     }
 }
 
@@ -255,13 +323,16 @@ fn a_long_report_loses_no_line() {
 #[ignore = "needs root"]
 fn hup_is_harmless_to_a_client_with_an_address() {
     let tunnel = Tunnel::plain(Lab::direct());
-    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    let beat = Heartbeat::start(
+        tunnel.lab.client(),
+        &tunnel.lab.server,
+        tunnel.client.inner.server4(),
+    );
     beat.wait_beats(10);
     let child = proc::twins(tunnel.client.pid());
     for _ in 0..20 {
-        for process in [&*tunnel.client, &*tunnel.server] {
-            process.lines.wait_next("are authorised", || process.signal(Signal::SIGHUP));
-        }
+        tunnel.client.reload();
+        tunnel.server.reload();
     }
     beat.wait_beats(50);
     assert_eq!(beat.tally().lost, 0, "{:?}", beat.tally());
@@ -294,7 +365,11 @@ fn the_clients_child_is_replaced_when_killed() {
     kill(child[0], Signal::SIGKILL).unwrap();
     tunnel.client.lines.wait_nth("starting it again", 2);
     beat.recovery(Instant::now());
-    assert!(since.elapsed() > Duration::from_millis(800), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() > Duration::from_millis(800),
+        "{:?}",
+        since.elapsed()
+    );
     assert_eq!(proc::twins(parent).len(), 1);
 }
 
@@ -311,7 +386,10 @@ fn the_child_goes_with_its_parent() {
     let since = Instant::now();
     tunnel.client.restart();
     tunnel.client.wait_up();
-    println!("recovery: client restarted: {:.3} s", since.elapsed().as_secs_f64());
+    println!(
+        "recovery: client restarted: {:.3} s",
+        since.elapsed().as_secs_f64()
+    );
     tunnel.server.lines.wait("moved from");
 }
 
@@ -333,12 +411,19 @@ fn a_killed_server_leaves_no_device() {
 #[ignore = "needs root"]
 fn a_restart_of_the_server_is_healed_by_the_next_packet() {
     let mut tunnel = Tunnel::up(Lab::behind_nat(1), &[], &["-k", "25"]);
-    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    let beat = Heartbeat::start(
+        tunnel.lab.client(),
+        &tunnel.lab.server,
+        tunnel.client.inner.server4(),
+    );
     beat.wait_beats(10);
     tunnel.server.process().stop();
     tunnel.server.restart();
     let time = beat.recovery(Instant::now());
-    println!("recovery: server restarted under traffic: {:.3} s", time.as_secs_f64());
+    println!(
+        "recovery: server restarted under traffic: {:.3} s",
+        time.as_secs_f64()
+    );
     // PROG gives the addresses.
     assert!(time < Duration::from_secs(1), "{time:?}");
     tunnel.client.lines.exactly("no answer", 0);
@@ -352,7 +437,11 @@ fn fifty_clients_come_back_after_a_restart() {
     let mut server = Server::new(&lab.server, 1..=CLIENTS).start();
     let mut clients = Vec::new();
     for number in 1..=CLIENTS {
-        clients.push(Client::new(lab.client(), number).options(&["-k", "1"]).start());
+        clients.push(
+            Client::new(lab.client(), number)
+                .options(&["-k", "1"])
+                .start(),
+        );
     }
     clients.iter().for_each(Client::wait_up);
     server.process().stop();
@@ -360,8 +449,14 @@ fn fifty_clients_come_back_after_a_restart() {
     server.restart();
     let since = Instant::now();
     server.lines.wait_nth("admitted from", CLIENTS.into());
-    let admitted = server.lines.time_of("admitted from", CLIENTS.into()).unwrap();
-    println!("recovery: 50 idle clients after a restart, keepalive 1 s: {:.3} s", (admitted - since).as_secs_f64());
+    let admitted = server
+        .lines
+        .time_of("admitted from", CLIENTS.into())
+        .unwrap();
+    println!(
+        "recovery: 50 idle clients after a restart, keepalive 1 s: {:.3} s",
+        (admitted - since).as_secs_f64()
+    );
     assert!(admitted - since < Duration::from_secs(3));
     clients.iter().for_each(Client::wait_up);
     assert_eq!(lab.server.tuns().len(), CLIENTS.into());
@@ -378,7 +473,10 @@ fn a_detached_parent_leaves_the_callers_pipe() {
     let lab = Lab::direct();
     let server = Server::new(&lab.server, [1]);
     let mut command = server.launch().clone().operands(["/bin/true"]).command();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     // Returns at the end of the pipes only.
     let output = lab.server.spawn(command).wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));

@@ -24,7 +24,10 @@ const TO: (&str, u16) = (SERVER4, 5886);
 /// Starts a command in the background with a pid file; returns its pid.
 fn background(host: &Host, launch: &Launch, pid_file: &str) -> Pid {
     let path = host.path(pid_file);
-    let output = launch.clone().options(["-P".as_ref(), path.as_os_str()]).output();
+    let output = launch
+        .clone()
+        .options(["-P".as_ref(), path.as_os_str()])
+        .output();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     Pid::from_raw(fs::read_to_string(path).unwrap().trim().parse().unwrap())
 }
@@ -32,7 +35,11 @@ fn background(host: &Host, launch: &Launch, pid_file: &str) -> Pid {
 fn server_in_background(host: &Host) -> (Server, Pid) {
     let server = Server::new(host, [1, 2]);
     let prog = server_prog(host, "up", "");
-    let pid = background(host, &server.launch().clone().operands([prog]), "server.pid");
+    let pid = background(
+        host,
+        &server.launch().clone().operands([prog]),
+        "server.pid",
+    );
     (server, pid)
 }
 
@@ -61,7 +68,9 @@ fn lines_have_the_form_that_syslogd_expects() {
     let launch = client.launch().clone().options(["-k", "1"]);
     let launch = launch.operands([SERVER4, "5886"]).operands([prog]);
     let client = background(lab.client(), &launch, "client.pid");
-    wait_until(PATIENCE, "a ping", || ping_works(lab.client(), Inner(1).server4()));
+    wait_until(PATIENCE, "a ping", || {
+        ping_works(lab.client(), Inner(1).server4())
+    });
     let line = logs[0].lines.wait("admitted from");
     assert!(line.starts_with("<30>"), "info: {line}");
     let line = logs[1].lines.wait("exited with status 9");
@@ -70,7 +79,10 @@ fn lines_have_the_form_that_syslogd_expects() {
     assert_form(&logs[0].lines, "jtunneld", server);
     assert_form(&logs[1].lines, "jtunnel-client", client);
     // Without -v there is no debug line.
-    assert!(logs.iter().all(|log| !log.lines.all().iter().any(|line| line.starts_with("<31>"))));
+    assert!(
+        logs.iter()
+            .all(|log| !log.lines.all().iter().any(|line| line.starts_with("<31>")))
+    );
 }
 
 #[test]
@@ -82,7 +94,10 @@ fn in_the_foreground_both_hear() {
     Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
     let heard = log.lines.wait("admitted from");
     let said = server.lines.wait("admitted from");
-    assert_eq!(heard.split_once("]: ").unwrap().1, said.split_once(": ").unwrap().1);
+    assert_eq!(
+        heard.split_once("]: ").unwrap().1,
+        said.split_once(": ").unwrap().1
+    );
     assert!(said.starts_with("jtunneld: client "), "{said}");
 }
 
@@ -151,7 +166,10 @@ fn a_real_syslogd_stopped_and_started() {
     let text = lab.server.read("messages");
     let line = text.lines().find(|line| line.contains("status: ")).unwrap();
     // syslogd has put the time in front, and only one.
-    assert!(line.contains(" daemon.info jtunneld[") && line.len() < 200, "{line}");
+    assert!(
+        line.contains(" daemon.info jtunneld[") && line.len() < 200,
+        "{line}"
+    );
     assert_eq!(line.matches("jtunneld[").count(), 1, "{line}");
 }
 
@@ -162,7 +180,11 @@ fn one_that_hangs_blocks_nothing() {
     // Their queues fill up, and nobody reads.
     let _deaf = [deaf(&lab.server), deaf(lab.client())];
     let mut tunnel = Tunnel::plain(lab);
-    let beat = Heartbeat::start(tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner.server4());
+    let beat = Heartbeat::start(
+        tunnel.lab.client(),
+        &tunnel.lab.server,
+        tunnel.client.inner.server4(),
+    );
     beat.wait_beats(10);
     for _ in 0..100 {
         tunnel.server.signal(Signal::SIGHUP);
@@ -176,7 +198,11 @@ fn one_that_hangs_blocks_nothing() {
     let since = Instant::now();
     tunnel.client.process().stop();
     tunnel.server.process().stop();
-    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    assert!(
+        since.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        since.elapsed()
+    );
 }
 
 #[test]
@@ -186,9 +212,54 @@ fn what_is_in_its_place_may_be_anything() {
     lab.server.run(|| fs::write("/dev/log", "a file").unwrap());
     lab.client().run(|| fs::create_dir("/dev/log").unwrap());
     let tunnel = Tunnel::plain(lab);
-    tunnel.server.lines.wait_next("status: ", || tunnel.server.signal(Signal::SIGUSR1));
-    tunnel.client.lines.wait_next("status: device", || tunnel.client.signal(Signal::SIGUSR1));
-    assert_eq!(tunnel.lab.server.run(|| fs::read(Path::new("/dev/log")).unwrap()), b"a file");
+    tunnel
+        .server
+        .lines
+        .wait_next("status: ", || tunnel.server.signal(Signal::SIGUSR1));
+    tunnel
+        .client
+        .lines
+        .wait_next("status: device", || tunnel.client.signal(Signal::SIGUSR1));
+    assert_eq!(
+        tunnel
+            .lab
+            .server
+            .run(|| fs::read(Path::new("/dev/log")).unwrap()),
+        b"a file"
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_reader_that_goes_away_ends_nothing() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]);
+    let pid_file = lab.server.path("pid");
+    let launch = server
+        .launch()
+        .clone()
+        .options(["-P".as_ref(), pid_file.as_os_str()]);
+    let piped = launch.operands(["/bin/true"]).start_under(&[
+        "sh",
+        "-c",
+        "exec 3>&1; { \"$@\"; echo $? >&3; } 2>&1 | true",
+        "sh",
+    ]);
+    wait_until(PATIENCE, "the pid file", || pid_file.exists());
+    let pid = Pid::from_raw(
+        fs::read_to_string(&pid_file)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap(),
+    );
+    let peer = Peer::new(lab.client());
+    for _ in 0..10 {
+        kill(pid, Signal::SIGHUP).unwrap();
+        peer.knock(&client_id(1), TO, SERVER_ID);
+    }
+    kill(pid, Signal::SIGTERM).unwrap();
+    piped.lines.wait("0");
 }
 
 #[test]

@@ -17,7 +17,11 @@ fn ip(text: &str) -> IpAddr {
 fn a_cable_carries_both_families() {
     let lab = Lab::direct();
     for address in [SERVER4, SERVER6] {
-        assert_eq!(ping(lab.client(), ip(address), 3, &[]).received, 3, "{address}");
+        assert_eq!(
+            ping(lab.client(), ip(address), 3, &[]).received,
+            3,
+            "{address}"
+        );
     }
     tcp_both_ways(lab.client(), &lab.server, ip(SERVER6), 1).join();
 }

@@ -279,7 +279,7 @@ impl Client {
         if signals.contains(Signal::SIGHUP) {
             self.reload(now);
             let count = self.authorized.count();
-            log::info(format_args!("{count} servers are authorised"));
+            log::info(format_args!("authorised servers: {count}"));
             self.resolver.start(now);
             // Who sends HUP has news of the network.
             self.keepalive.hurry(now);

@@ -45,7 +45,10 @@ impl Heartbeat {
         };
         let (sender, echo) = (from.run(bind), to.run(bind));
         let target = (address, echo.local_addr().unwrap().port());
-        let (beats, ending) = (Arc::<Mutex<Vec<Beat>>>::default(), Arc::new(AtomicBool::new(false)));
+        let (beats, ending) = (
+            Arc::<Mutex<Vec<Beat>>>::default(),
+            Arc::new(AtomicBool::new(false)),
+        );
 
         let end = ending.clone();
         let echoing = std::thread::spawn(move || {
@@ -96,10 +99,25 @@ impl Heartbeat {
         })
     }
 
+    /// Waits until nothing that was sent after this moment is answered.
+    #[track_caller]
+    pub fn wait_silence(&self, since: Instant) {
+        wait_until(PATIENCE, "a silence", || {
+            with(&self.beats, |beats| {
+                let mut last = beats.iter().rev().take(15);
+                last.len() == 15 && last.all(|b| b.sent > since && b.answered.is_none())
+            })
+        });
+    }
+
     /// Waits until this many more beats are answered.
     #[track_caller]
     pub fn wait_beats(&self, number: usize) {
-        let answered = || with(&self.beats, |b| b.iter().filter(|b| b.answered.is_some()).count());
+        let answered = || {
+            with(&self.beats, |b| {
+                b.iter().filter(|b| b.answered.is_some()).count()
+            })
+        };
         let enough = answered() + number;
         wait_until(PATIENCE, "heartbeats", || answered() >= enough);
     }

@@ -125,7 +125,10 @@ impl Host {
 
     /// Runs a command on the host to its end.
     pub fn output(&self, mut command: Command) -> Output {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         self.spawn(command).wait_with_output().unwrap()
     }
 
@@ -134,7 +137,11 @@ impl Host {
     pub fn sh(&self, script: &str) -> String {
         let output = self.output(self.shell(script));
         let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{script}: {}: {errors}", output.status);
+        assert!(
+            output.status.success(),
+            "{script}: {}: {errors}",
+            output.status
+        );
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -258,7 +265,14 @@ impl Host {
     /// Lays an empty file system over a directory.
     pub fn empty_directory(&self, path: &'static str) {
         self.run(move || {
-            mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+            mount(
+                Some("tmpfs"),
+                path,
+                Some("tmpfs"),
+                MsFlags::empty(),
+                None::<&str>,
+            )
+            .unwrap();
         });
     }
 }
@@ -267,7 +281,10 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let jobs = self.jobs.get_mut().unwrap_or_else(PoisonError::into_inner);
         jobs.take();
-        let resident = self.resident.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let resident = self
+            .resident
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(thread) = resident.take() {
             let _ = thread.join();
         }
@@ -283,13 +300,34 @@ fn move_in(name: &str, directory: &Path) {
     unshare(CloneFlags::CLONE_NEWNS).unwrap();
     let nothing = None::<&str>;
     // Slaves, not private: a namespace that another test removes must not live on here.
-    mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_SLAVE, nothing).unwrap();
+    mount(
+        nothing,
+        "/",
+        nothing,
+        MsFlags::MS_REC | MsFlags::MS_SLAVE,
+        nothing,
+    )
+    .unwrap();
     // /sys shows the network namespace of whoever mounted it.
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), nothing).unwrap();
+    mount(
+        Some("sysfs"),
+        "/sys",
+        Some("sysfs"),
+        MsFlags::empty(),
+        nothing,
+    )
+    .unwrap();
 
     let devices = directory.join("dev");
     fs::create_dir_all(devices.join("net")).unwrap();
-    mount(Some("tmpfs"), &devices, Some("tmpfs"), MsFlags::empty(), nothing).unwrap();
+    mount(
+        Some("tmpfs"),
+        &devices,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        nothing,
+    )
+    .unwrap();
     fs::create_dir(devices.join("net")).unwrap();
     for device in DEVICES {
         let (from, to) = (Path::new("/dev").join(device), devices.join(device));
@@ -300,7 +338,10 @@ fn move_in(name: &str, directory: &Path) {
 
     fs::create_dir(directory.join("etc")).unwrap();
     for (file, content) in FILES {
-        let (own, place) = (directory.join("etc").join(file), Path::new("/etc").join(file));
+        let (own, place) = (
+            directory.join("etc").join(file),
+            Path::new("/etc").join(file),
+        );
         fs::write(&own, content).unwrap();
         if place.exists() {
             mount(Some(&own), &place, nothing, MsFlags::MS_BIND, nothing).unwrap();

@@ -88,7 +88,10 @@ impl Lab {
         let (number, client) = (self.clients.len(), Host::new("client"));
         let (lan, net) = (format!("lan{number}"), number + 1);
         cable(&client, "eth0", self.router(), &lan);
-        let [own4, own6] = [format!("192.168.{net}.2/24"), format!("2001:db8:{net}::2/64")];
+        let [own4, own6] = [
+            format!("192.168.{net}.2/24"),
+            format!("2001:db8:{net}::2/64"),
+        ];
         let [gate4, gate6] = [format!("192.168.{net}.1"), format!("2001:db8:{net}::1")];
         addresses(&client, "eth0", &[&own4, &own6]);
         let gates = [format!("{gate4}/24"), format!("{gate6}/64")];

@@ -40,14 +40,16 @@ impl Launch {
     /// Adds options.
     #[must_use]
     pub fn options(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
-        self.options.extend(words.into_iter().map(|w| w.as_ref().to_owned()));
+        self.options
+            .extend(words.into_iter().map(|w| w.as_ref().to_owned()));
         self
     }
 
     /// Adds what stands behind the options.
     #[must_use]
     pub fn operands(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
-        self.operands.extend(words.into_iter().map(|w| w.as_ref().to_owned()));
+        self.operands
+            .extend(words.into_iter().map(|w| w.as_ref().to_owned()));
         self
     }
 

@@ -5,7 +5,7 @@
 //! ```text
 //! lab (server, router, clients)  ->  host  ->  namespace, stale
 //! tunnel (Server, Client)        ->  launch, config, process  ->  programs, lines, wait
-//! peer, sniffer, syslog, traffic, heartbeat  ->  host, wait
+//! peer, sniffer, syslog, traffic, heartbeat, flood  ->  host, wait
 //! ```
 //!
 //! The environment chooses what is tested: `JTUNNEL_BIN` a directory with the two programs instead
@@ -17,6 +17,7 @@
 )]
 
 pub mod config;
+pub mod flood;
 pub mod heartbeat;
 pub mod host;
 pub mod lab;

@@ -74,6 +74,15 @@ impl Lines {
         lines
     }
 
+    /// No line shows an identifier in full.
+    #[track_caller]
+    pub fn assert_discreet(&self) {
+        for line in self.all() {
+            let mut words = line.split(|c: char| !c.is_ascii_hexdigit());
+            assert!(words.all(|word| word.len() < 12), "{line}");
+        }
+    }
+
     /// When the nth line with this text came.
     pub fn time_of(&self, text: &str, n: usize) -> Option<Instant> {
         self.with(|lines| {

@@ -27,7 +27,9 @@ pub(crate) fn ip(arguments: &[&str]) -> (bool, String) {
 
 /// Makes the namespace.
 pub(crate) fn add(name: &str) {
-    let _one = ADD.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let _one = ADD
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let (worked, text) = ip(&["netns", "add", name]);
     assert!(worked, "unable to add the namespace {name}: {text}");
 }
@@ -45,9 +47,7 @@ pub(crate) fn pids(name: &str) -> Vec<Pid> {
     crate::proc::all()
         .into_iter()
         .filter(|pid| *pid != Pid::this())
-        .filter(|pid| {
-            fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| m.ino() == inode)
-        })
+        .filter(|pid| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| m.ino() == inode))
         .collect()
 }
 

@@ -54,7 +54,10 @@ pub fn twins(parent: Pid) -> Vec<Pid> {
 /// The processor time that a process has used.
 pub fn cpu_time(pid: Pid) -> Duration {
     let fields = stat(pid).unwrap();
-    let ticks: u64 = fields[11..13].iter().map(|f| f.parse::<u64>().unwrap()).sum();
+    let ticks: u64 = fields[11..13]
+        .iter()
+        .map(|f| f.parse::<u64>().unwrap())
+        .sum();
     // USER_HZ is 100 everywhere.
     Duration::from_millis(ticks * 10)
 }
@@ -69,7 +72,10 @@ pub fn status(pid: Pid, field: &str) -> Option<String> {
 
 /// How often a process went to sleep of its own accord.
 pub fn sleeps(pid: Pid) -> u64 {
-    status(pid, "voluntary_ctxt_switches").unwrap().parse().unwrap()
+    status(pid, "voluntary_ctxt_switches")
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 /// Resident memory in KiB.
@@ -81,7 +87,12 @@ pub fn resident(pid: Pid) -> u64 {
 /// What the descriptors of a process refer to.
 pub fn descriptors(pid: Pid) -> Vec<PathBuf> {
     fs::read_dir(format!("/proc/{pid}/fd"))
-        .map(|entries| entries.flatten().filter_map(|e| fs::read_link(e.path()).ok()).collect())
+        .map(|entries| {
+            entries
+                .flatten()
+                .filter_map(|e| fs::read_link(e.path()).ok())
+                .collect()
+        })
         .unwrap_or_default()
 }
 

@@ -28,7 +28,10 @@ impl Process {
     pub fn spawn(host: &Host, mut command: Command) -> Self {
         let what = command.get_program().to_string_lossy().into_owned();
         let (reader, writer) = pipe().unwrap();
-        command.stdin(Stdio::null()).stdout(writer.try_clone().unwrap()).stderr(writer);
+        command
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer);
         // The command holds the writing ends and goes in there, or the log would never end.
         let child = host.spawn(command);
         Self {

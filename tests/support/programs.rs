@@ -16,7 +16,15 @@ pub(crate) fn directory() -> &'static Path {
 fn build() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--release", "-p", "jtunneld", "-p", "jtunnel-client"])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "-p",
+            "jtunneld",
+            "-p",
+            "jtunnel-client",
+        ])
         .current_dir(root)
         .status()
         .unwrap();

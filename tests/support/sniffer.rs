@@ -57,10 +57,12 @@ impl Sniffer {
         what: &str,
         wanted: impl Fn(&[u8]) -> bool,
     ) -> Vec<u8> {
-        wait_for(patience, what, || loop {
-            let packet = self.packet()?;
-            if wanted(&packet) {
-                return Some(packet);
+        wait_for(patience, what, || {
+            loop {
+                let packet = self.packet()?;
+                if wanted(&packet) {
+                    return Some(packet);
+                }
             }
         })
     }
@@ -74,7 +76,12 @@ pub fn udp(packet: &[u8]) -> Option<(u16, u16, &[u8])> {
         _ => return None,
     };
     let datagram = packet.get(header..).filter(|_| *protocol == 17)?;
-    let port = |at: usize| Some(u16::from_be_bytes([*datagram.get(at)?, *datagram.get(at + 1)?]));
+    let port = |at: usize| {
+        Some(u16::from_be_bytes([
+            *datagram.get(at)?,
+            *datagram.get(at + 1)?,
+        ]))
+    };
     Some((port(0)?, port(2)?, datagram.get(8..)?))
 }
 

@@ -30,7 +30,9 @@ impl Syslog {
     /// Starts one.
     pub fn start(host: &Host) -> Self {
         let socket = deaf(host);
-        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(20)))
+            .unwrap();
         let (lines, ending) = (Lines::default(), Arc::new(AtomicBool::new(false)));
         let (copy, end) = (lines.clone(), ending.clone());
         let reader = std::thread::spawn(move || {
@@ -38,7 +40,8 @@ impl Syslog {
             while !end.load(Ordering::Relaxed) {
                 match socket.recv(&mut buffer) {
                     Ok(len) => copy.push(String::from_utf8_lossy(&buffer[..len]).into_owned()),
-                    Err(e) if [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&e.kind()) => {}
+                    Err(e)
+                        if [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&e.kind()) => {}
                     Err(_) => break,
                 }
             }
@@ -78,7 +81,9 @@ pub fn deaf(host: &Host) -> UnixDatagram {
 /// A real syslogd, which writes to the file `messages` of the host.
 pub fn busybox(host: &Host) -> Process {
     let mut command = Command::new("busybox");
-    command.args(["syslogd", "-n", "-O"]).arg(host.path("messages"));
+    command
+        .args(["syslogd", "-n", "-O"])
+        .arg(host.path("messages"));
     let process = Process::spawn(host, command);
     wait_until(PATIENCE, "syslogd", || {
         host.run(|| UnixDatagram::unbound().unwrap().connect(PATH).is_ok())

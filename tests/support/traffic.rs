@@ -26,14 +26,25 @@ pub fn ping_works(host: &Host, to: IpAddr) -> bool {
 /// Pings, 10 ms apart, with more options.
 pub fn ping(host: &Host, to: IpAddr, count: u32, options: &[&str]) -> Ping {
     let mut command = Command::new("ping");
-    command.args(["-n", "-q", "-i", "0.01", "-W", "2", "-c", &count.to_string()]);
+    command.args([
+        "-n",
+        "-q",
+        "-i",
+        "0.01",
+        "-W",
+        "2",
+        "-c",
+        &count.to_string(),
+    ]);
     command.args(options).arg(to.to_string());
     let output = host.output(command);
     let text = String::from_utf8_lossy(&output.stdout);
     // 3 packets transmitted, 3 received, 0% packet loss, time 3ms
     let number = |what: &str| {
         let fields = text.lines().flat_map(|line| line.split(", "));
-        let field = fields.into_iter().find_map(|field| field.strip_suffix(what));
+        let field = fields
+            .into_iter()
+            .find_map(|field| field.strip_suffix(what));
         field.map_or(0, |n| n.parse().unwrap())
     };
     Ping {
@@ -144,7 +155,9 @@ pub fn tcp_both_ways(from: &Host, to: &Host, address: IpAddr, mebibytes: usize) 
 /// A UDP socket on a host, with a time-out.
 pub fn udp(host: &Host, address: SocketAddr) -> UdpSocket {
     let socket = host.run(move || UdpSocket::bind(address)).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
     socket
 }
 

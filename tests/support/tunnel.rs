@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
 use std::path::PathBuf;
 
+use nix::sys::signal::Signal;
+
 use crate::config::{Config, SERVER_ID, client_id};
 use crate::host::Host;
 use crate::lab::{Lab, SERVER4};
@@ -140,6 +142,15 @@ impl Server {
     pub fn process(&mut self) -> &mut Process {
         self.process.as_mut().unwrap()
     }
+
+    /// Sends HUP and waits until it was heeded: the report that is asked for then comes later.
+    /// Returns the first line of that report.
+    #[track_caller]
+    pub fn reload(&self) -> String {
+        self.signal(Signal::SIGHUP);
+        self.lines
+            .wait_next("status: ", || self.signal(Signal::SIGUSR1))
+    }
 }
 
 impl Deref for Server {
@@ -225,6 +236,14 @@ impl Client {
     /// Its process, to be ended.
     pub fn process(&mut self) -> &mut Process {
         self.process.as_mut().unwrap()
+    }
+
+    /// Sends HUP and waits until it was heeded, as for the server.
+    #[track_caller]
+    pub fn reload(&self) -> String {
+        self.signal(Signal::SIGHUP);
+        self.lines
+            .wait_next("status: device", || self.signal(Signal::SIGUSR1))
     }
 
     /// Waits until the server's end answers a ping.

@@ -15,7 +15,10 @@ pub fn wait_for<T>(patience: Duration, what: &str, mut question: impl FnMut() ->
         if let Some(answer) = question() {
             return answer;
         }
-        assert!(Instant::now() < end, "waited {patience:?} in vain for {what}");
+        assert!(
+            Instant::now() < end,
+            "waited {patience:?} in vain for {what}"
+        );
         std::thread::sleep(STEP);
     }
 }

@@ -33,7 +33,7 @@ impl Server {
             self.forget(slot, now);
         }
         log::info(format_args!(
-            "{} clients are authorised",
+            "authorised clients: {}",
             self.authorized.count()
         ));
     }

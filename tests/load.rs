@@ -1,0 +1,200 @@
+//! The machine at its limit: transfers in both directions, floods. Such tests drop the packets of
+//! their neighbours, so they are in a file of their own and run one by one.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::fs;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use support::config::client_id;
+use support::flood::Flood;
+use support::heartbeat::Heartbeat;
+use support::lab::{Lab, SERVER4, SERVER6};
+use support::proc;
+use support::traffic::{ping, tcp_both_ways};
+use support::tunnel::{Client, Server, Tunnel};
+use support::wait::{PATIENCE, wait_until};
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where the server listens.
+fn to() -> (IpAddr, u16) {
+    (SERVER4.parse().unwrap(), 5886)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn tcp_both_ways_at_once_with_checksums() {
+    let _alone = alone();
+    let tunnel = Tunnel::plain(Lab::behind_nat(1));
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let inner = tunnel.client.inner;
+    // Two connections, opened from either side, each loaded in both directions.
+    let transfers = [
+        tcp_both_ways(client, server, inner.server4(), 24),
+        tcp_both_ways(server, client, inner.client6(), 24),
+    ];
+    transfers.into_iter().for_each(|transfer| transfer.join());
+    tunnel.client.lines.wait("answers from");
+    tunnel.client.lines.exactly("no answer", 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn tcp_both_ways_over_ipv6() {
+    let _alone = alone();
+    let lab = Lab::routed(1);
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1)
+        .to(SERVER6)
+        .options(&["-k", "1"])
+        .start();
+    client.wait_up();
+    tcp_both_ways(lab.client(), &lab.server, client.inner.server6(), 16).join();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn memory_does_not_grow_with_packets() {
+    let _alone = alone();
+    let tunnel = Tunnel::plain(Lab::direct());
+    let beat = Heartbeat::start(
+        tunnel.lab.client(),
+        &tunnel.lab.server,
+        tunnel.client.inner.server4(),
+    );
+    beat.wait_beats(20);
+    let pids = [
+        tunnel.server.pid(),
+        tunnel.client.pid(),
+        proc::twins(tunnel.client.pid())[0],
+    ];
+    let sizes = || pids.map(proc::resident);
+    let (from, to) = (tunnel.lab.client(), &tunnel.lab.server);
+    let inner = tunnel.client.inner;
+    tcp_both_ways(from, to, inner.server4(), 4).join();
+    let before = sizes();
+    tcp_both_ways(from, to, inner.server4(), 32).join();
+    let after = sizes();
+    println!("resident KiB before and after 64 MiB: {before:?} {after:?}");
+    for (after, before) in after.iter().zip(before) {
+        assert!(*after <= before + 64, "{after} KiB after {before}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_flood_of_unknown_identifiers_keeps_nobody_out() {
+    let _alone = alone();
+    let lab = Lab::behind_nat(2);
+    let server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.wait_up();
+    let memory = proc::resident(server.pid());
+    // Random identifiers, and datagrams that are too short for one.
+    let flood = Flood::start(&lab.clients[1], to(), 0, 64);
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+    beat.wait_beats(100);
+    let newcomer = Client::new(&lab.clients[1], 2)
+        .options(&["-k", "1"])
+        .start();
+    server.config.authorise(&client_id(2));
+    let since = Instant::now();
+    newcomer.wait_up();
+    println!(
+        "recovery: authorised under a flood: {:.3} s",
+        since.elapsed().as_secs_f64()
+    );
+    beat.wait_beats(100);
+    let tally = beat.tally();
+    let sent = flood.stop();
+    println!("{sent} datagrams of a flood, {tally:?}");
+    assert!(sent > 10_000);
+    assert!(tally.lost * 2 < tally.sent, "{tally:?}");
+    assert!(server.lines.all().len() < 20, "the log stays bounded");
+    assert!(
+        proc::resident(server.pid()) < memory + 1024,
+        "memory stays bounded"
+    );
+    server.lines.assert_discreet();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_flood_costs_one_look_at_the_directory_a_second() {
+    let _alone = alone();
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, []);
+    let trace = lab.server.path("trace");
+    let command = [
+        "strace",
+        "-f",
+        "-e",
+        "trace=openat",
+        "-o",
+        trace.to_str().unwrap(),
+    ];
+    let launch = server.launch().clone().operands(["/bin/true"]);
+    let process = launch.start_under(&command);
+    process.lines.wait("started: ");
+    let looks = || {
+        let directory = server.config.peers();
+        let text = fs::read_to_string(&trace).unwrap_or_default();
+        text.matches(directory.to_str().unwrap()).count()
+    };
+    let before = looks();
+    let flood = Flood::start(lab.client(), to(), 8, 64);
+    let since = Instant::now();
+    wait_until(PATIENCE, "three looks", || looks() >= before + 3);
+    let (seconds, looked) = (since.elapsed().as_secs(), looks() - before);
+    let sent = flood.stop();
+    assert!(sent > 1000);
+    assert!(
+        looked <= usize::try_from(seconds).unwrap() + 2,
+        "{looked} in {seconds} s"
+    );
+    assert!(since.elapsed() > Duration::from_millis(1900));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_flood_of_junk_leaves_authorised_traffic_alone() {
+    let _alone = alone();
+    let tunnel = Tunnel::plain(Lab::behind_nat(2));
+    let flood = Flood::start(&tunnel.lab.clients[1], to(), 1400, 1400);
+    let beat = Heartbeat::start(
+        tunnel.lab.client(),
+        &tunnel.lab.server,
+        tunnel.client.inner.server4(),
+    );
+    beat.wait_beats(200);
+    let tally = beat.tally();
+    let sent = flood.stop();
+    println!("{tally:?} under a flood of {sent} datagrams of junk");
+    assert!(tally.lost * 2 < tally.sent, "{tally:?}");
+    assert!(tunnel.server.lines.all().len() < 10);
+    tunnel.client.lines.exactly("no answer", 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_that_floods_its_tunnel_leaves_the_others_their_share() {
+    let _alone = alone();
+    let lab = Lab::behind_nat(2);
+    let _server = Server::new(&lab.server, [1, 2]).start();
+    let clients: Vec<Client> = (1..)
+        .zip(&lab.clients)
+        .map(|(number, host)| Client::new(host, number).options(&["-k", "1"]).start())
+        .collect();
+    clients.iter().for_each(Client::wait_up);
+    // From the server into the second client's tunnel.
+    let flood = Flood::start(&lab.server, (clients[1].inner.client4(), 9), 1300, 1300);
+    let result = ping(lab.client(), clients[0].inner.server4(), 100, &[]);
+    let sent = flood.stop();
+    println!("{result:?} beside a tunnel with a flood of {sent} packets");
+    assert!(result.received > 50, "{result:?}");
+}
