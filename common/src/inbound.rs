@@ -8,26 +8,16 @@ use nix::errno::Errno;
 
 use crate::gro::{self, Coalescer};
 use crate::tally::Tally;
-use crate::tun::{Offload, Trouble, Tun};
+use crate::tun::{Trouble, Tun};
 use crate::virtio_net;
 
 /// A super-packet's virtio-net header, its own headers, and the payloads.
 const MAX_PARTS: usize = 2 + gro::MAX_PACKETS;
 
 /// Packets of one receive buffer on their way to one tun.
+#[derive(Default)]
 pub struct Inbound {
     coalescer: Coalescer,
-    /// Until the kernel refuses a super-packet.
-    coalesce: bool,
-}
-
-impl Default for Inbound {
-    fn default() -> Self {
-        Self {
-            coalescer: Coalescer::default(),
-            coalesce: true,
-        }
-    }
 }
 
 impl Inbound {
@@ -40,10 +30,12 @@ impl Inbound {
         at: Range<usize>,
         tally: &mut Tally,
     ) -> Result<(), Trouble> {
-        if tun.offload() == Offload::None || !self.coalesce {
+        if !tun.takes_super_packets() {
+            // One may have come in before the kernel refused.
+            self.flush(tun, buffer, tally)?;
             return write_packet(tun, &buffer[at], tally);
         }
-        self.coalescer.set_udp(tun.offload() == Offload::TcpUdp);
+        self.coalescer.set_udp(tun.takes_udp_super_packets());
         if self.coalescer.push(buffer, at.clone()) {
             return Ok(());
         }
@@ -77,7 +69,7 @@ impl Inbound {
                 }
             }
             Err(Trouble::Refused) if packets > 1 => {
-                self.coalesce = false;
+                tun.refuse_super_packets();
                 tally.gave_up = Some(Errno::EINVAL.into());
                 for packet in whole.packets {
                     write_packet(tun, &buffer[packet.clone()], tally)?;

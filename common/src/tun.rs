@@ -37,13 +37,15 @@ pub struct Tun {
     name: String,
     nonblocking: bool,
     offload: Offload,
+    /// Until the kernel refuses to take a super-packet from us.
+    joins: Cell<bool>,
     /// Whether a blocking descriptor can be asked for what is there already, and is to be.
     nowait: Cell<bool>,
 }
 
 /// What a device does for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offload {
+enum Offload {
     /// Nothing: whole packets, without a header.
     None,
     /// Packets have a virtio-net header, and those of TCP may be super-packets.
@@ -91,6 +93,7 @@ impl Tun {
             name,
             nonblocking: mode.nonblocking,
             offload,
+            joins: Cell::new(offload != Offload::None),
             nowait: Cell::new(mode.offload),
         })
     }
@@ -106,9 +109,19 @@ impl Tun {
         sys::tun_name(self.file.as_fd()).ok()
     }
 
-    /// What the device does for us.
-    pub fn offload(&self) -> Offload {
-        self.offload
+    /// Whether packets of TCP may be joined to super-packets for it.
+    pub fn takes_super_packets(&self) -> bool {
+        self.joins.get()
+    }
+
+    /// Whether those of UDP may be joined too.
+    pub fn takes_udp_super_packets(&self) -> bool {
+        self.joins.get() && self.offload == Offload::TcpUdp
+    }
+
+    /// The kernel has refused one: there will be no more.
+    pub fn refuse_super_packets(&self) {
+        self.joins.set(false);
     }
 
     /// Length of what comes before each packet, in bytes.
