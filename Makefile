@@ -2,6 +2,8 @@
 
 PREFIX = /usr/local
 CARGO = cargo
+# Options of the benchmark: --rounds N, --seconds S.
+BENCH =
 CARGO_TARGET_DIR ?= target
 # su leaves the administrator's directories out.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -18,7 +20,7 @@ doc = $(prefix)/share/doc/jtunnel
 
 build = $(CARGO) build --release --locked $(addprefix -p ,$(names))
 
-.PHONY: all install uninstall check demo clean
+.PHONY: all install uninstall check demo bench clean
 
 all:
 	$(build)
@@ -46,6 +48,10 @@ check:
 
 demo:
 	tests/demo.sh
+
+bench:
+	tests/require.sh build bench
+	$(CARGO) run --profile measure --locked -p jtunnel-tests --bin bench -- $(BENCH) $(CARGO_TARGET_DIR)/bench.md
 
 clean:
 	$(CARGO) clean

@@ -78,6 +78,9 @@ fn an_idle_client_wakes_for_keepalives_only() {
             proc::children(client.pid()).len() == 1
         });
         let pids = [client.pid(), proc::twins(client.pid())[0]];
+        wait_until(PATIENCE, "the sender's sleep", || {
+            sleeps_within(&pids[1..], Duration::from_millis(200)) == [0]
+        });
         // Five seconds hold five keepalives and five answers, and one more of each at the ends.
         let sleeps = sleeps_within(&pids, Duration::from_secs(5));
         println!(

@@ -289,7 +289,8 @@ const STAYS: &str = r#"
     trap 'ip -o link show dev "$TUN_DEV_NAME" >$0.$TUN_DEV_NAME.down 2>&1
         echo "$TUN_DEV_NAME" >>$0.downs; exit 7' TERM
     echo $$ >>$0.pids
-    sleep 1000 & echo $! >>$0.pids
+    # It writes its number when it has no trap any more.
+    sh -c 'echo $$ >>"$0.pids"; exec sleep 1000' "$0" &
     wait"#;
 
 fn pids(host: &Host, name: &str, number: usize) -> Vec<Pid> {

@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
 
 usage() {
-    echo "usage: tests/require.sh build|check|demo|lint ..." >&2
+    echo "usage: tests/require.sh build|check|demo|bench|lint ..." >&2
     exit 100
 }
 
@@ -17,6 +17,7 @@ needs() {
     build) echo cargo cc make ;;
     check) echo root tun busybox conntrack ip mandoc nft ping strace ;;
     demo) echo root tun busybox ip iperf3 nft ping sha256sum timeout ;;
+    bench) echo root tun ip ping ;;
     lint) echo cargo cargo-clippy cargo-fmt cc mandoc ;;
     *) usage ;;
     esac

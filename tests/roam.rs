@@ -272,7 +272,7 @@ fn without_keepalives_nothing_is_tried() {
     let client = Client::new(lab.client(), 1).options(&["-k", "0"]).start();
     wait_until(PATIENCE, "the device's address", || {
         lab.client()
-            .ip("-br address show type tun")
+            .ip("-br address show up type tun")
             .contains(" 10.0.1.2 ")
     });
     // Pings for four seconds, which nobody answers.

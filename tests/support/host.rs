@@ -199,12 +199,6 @@ impl Host {
         ));
     }
 
-    /// Removes a packet filter.
-    #[track_caller]
-    pub fn no_filter(&self, name: &str) {
-        self.sh(&format!("nft delete table inet {name}"));
-    }
-
     /// Sets a value under /proc/sys.
     #[track_caller]
     pub fn sysctl(&self, name: &str, value: &str) {

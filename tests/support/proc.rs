@@ -1,7 +1,6 @@
 //! What /proc tells of processes.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::unistd::Pid;
@@ -82,18 +81,6 @@ pub fn sleeps(pid: Pid) -> u64 {
 pub fn resident(pid: Pid) -> u64 {
     let size = status(pid, "VmRSS").unwrap();
     size.trim_end_matches("kB").trim().parse().unwrap()
-}
-
-/// What the descriptors of a process refer to.
-pub fn descriptors(pid: Pid) -> Vec<PathBuf> {
-    fs::read_dir(format!("/proc/{pid}/fd"))
-        .map(|entries| {
-            entries
-                .flatten()
-                .filter_map(|e| fs::read_link(e.path()).ok())
-                .collect()
-        })
-        .unwrap_or_default()
 }
 
 /// The descriptors that what this process starts would have anyway: whoever started the tests left

@@ -128,11 +128,6 @@ impl Transfer {
             end.join().unwrap();
         }
     }
-
-    /// Whether it has ended.
-    pub fn is_finished(&self) -> bool {
-        self.0.iter().all(JoinHandle::is_finished)
-    }
 }
 
 /// Starts one TCP connection to an address of the other host which carries this number of MiB each

@@ -60,7 +60,7 @@ up() {
     inner=10.$((n / 256)).$((n % 256))
     ip -batch - <<E
 address add $inner.$1 peer $inner.$2 dev $TUN_DEV_NAME
-address add fd00:0:0:$(printf %x "$n")::$1/64 dev $TUN_DEV_NAME
+address add fd00:0:0:$(printf %x "$n")::$1/64 dev $TUN_DEV_NAME nodad
 link set $TUN_DEV_NAME up
 E
 }

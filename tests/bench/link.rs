@@ -1,0 +1,386 @@
+//! The links that are compared.
+
+use std::fs;
+use std::net::IpAddr;
+use std::process::Command;
+
+use support::host::Host;
+use support::lab::{Lab, SERVER4};
+use support::proc;
+use support::process::Process;
+use support::traffic::ping_works;
+use support::tunnel::{Client, Server};
+use support::wait::wait_until;
+
+use crate::measure::End;
+
+const CLIENT4: &str = "198.51.100.2";
+/// Addresses of tunnels that are not ours.
+const INNER: [&str; 2] = ["10.66.0.1", "10.66.0.2"];
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// A kind of link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The cable itself.
+    Veth,
+    /// VXLAN in the kernel.
+    Vxlan,
+    /// jtunnel as it is.
+    Offload,
+    /// jtunnel with -O.
+    Plain,
+    /// OpenVPN with a static key, without encryption.
+    OpenVpnNone,
+    /// OpenVPN with a static key and AES-256-CBC.
+    OpenVpnAes,
+    /// fastd, method null.
+    Fastd,
+    /// tinc without encryption.
+    Tinc,
+    /// vtun without encryption.
+    Vtun,
+    /// socat, UDP and TUN.
+    Socat,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Veth,
+        Self::Vxlan,
+        Self::Offload,
+        Self::Plain,
+        Self::OpenVpnNone,
+        Self::OpenVpnAes,
+        Self::Fastd,
+        Self::Tinc,
+        Self::Vtun,
+        Self::Socat,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Veth => "bare veth",
+            Self::Vxlan => "in-kernel VXLAN",
+            Self::Offload => "jtunnel",
+            Self::Plain => "jtunnel -O",
+            Self::OpenVpnNone => "openvpn, no crypto",
+            Self::OpenVpnAes => "openvpn, AES-256",
+            Self::Fastd => "fastd, null",
+            Self::Tinc => "tinc, no crypto",
+            Self::Vtun => "vtun, no crypto",
+            Self::Socat => "socat",
+        }
+    }
+
+    /// Whether it is another user-space tunnel.
+    pub(crate) fn is_rival(self) -> bool {
+        self.program().is_some()
+    }
+
+    fn program(self) -> Option<&'static str> {
+        match self {
+            Self::Veth | Self::Vxlan | Self::Offload | Self::Plain => None,
+            Self::OpenVpnNone | Self::OpenVpnAes => Some("openvpn"),
+            Self::Fastd => Some("fastd"),
+            Self::Tinc => Some("tincd"),
+            Self::Vtun => Some("vtund"),
+            Self::Socat => Some("socat"),
+        }
+    }
+
+    /// Whether what it needs is installed.
+    pub(crate) fn is_installed(self) -> bool {
+        self.program().is_none_or(|program| {
+            let question = format!("command -v {program}");
+            let answer = Command::new("sh").args(["-c", &question]).output();
+            answer.is_ok_and(|output| output.status.success())
+        })
+    }
+}
+
+/// A link that is up. What it holds ends with it.
+pub(crate) struct Link {
+    pub(crate) server: End,
+    pub(crate) client: End,
+    _processes: Vec<Process>,
+    _ours: Option<(Client, Server)>,
+}
+
+impl Link {
+    /// Sets a link up between two new hosts.
+    pub(crate) fn up(kind: Kind) -> Self {
+        let lab = Lab::direct();
+        let link = match kind {
+            Kind::Veth => Self::between(&lab, [SERVER4, CLIENT4], Vec::new()),
+            Kind::Vxlan => vxlan(&lab),
+            Kind::Offload => ours(&lab, &[]),
+            Kind::Plain => ours(&lab, &["-O"]),
+            Kind::OpenVpnNone => openvpn(&lab, &["--cipher", "none", "--auth", "none"]),
+            Kind::OpenVpnAes => openvpn(&lab, &["--cipher", "AES-256-CBC"]),
+            Kind::Fastd => fastd(&lab),
+            Kind::Tinc => tinc(&lab),
+            Kind::Vtun => vtun(&lab),
+            Kind::Socat => socat(&lab),
+        };
+        wait_until(PATIENCE, &format!("a ping through {}", kind.name()), || {
+            ping_works(&link.client.host, link.server.address)
+        });
+        link
+    }
+
+    /// Processes alternate: the server's, the client's.
+    fn between(lab: &Lab, addresses: [&str; 2], processes: Vec<Process>) -> Self {
+        let end = |host: &Host, n: usize| End {
+            host: host.clone(),
+            address: addresses[n].parse::<IpAddr>().unwrap(),
+            processes: processes
+                .iter()
+                .skip(n)
+                .step_by(2)
+                .map(Process::pid)
+                .collect(),
+        };
+        Self {
+            server: end(&lab.server, 0),
+            client: end(lab.client(), 1),
+            _processes: processes,
+            _ours: None,
+        }
+    }
+}
+
+/// The hosts in the order server, client, with the number of each.
+fn both(lab: &Lab) -> [(usize, &Host); 2] {
+    [(0, &lab.server), (1, lab.client())]
+}
+
+fn run(host: &Host, words: &[&str]) -> Process {
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]);
+    Process::spawn(host, command)
+}
+
+/// Gives a device its address once it is there.
+fn address(host: &Host, device: &str, own: &str, other: &str) {
+    wait_until(PATIENCE, device, || {
+        host.try_ip(&format!("link show dev {device}"))
+    });
+    host.ip(&format!("address replace {own} peer {other} dev {device}"));
+    host.ip(&format!("link set {device} mtu 1420 up"));
+}
+
+fn path(host: &Host, name: &str) -> String {
+    host.path(name).to_string_lossy().into_owned()
+}
+
+fn ours(lab: &Lab, options: &[&str]) -> Link {
+    let server = Server::new(&lab.server, [1]).options(options).start();
+    let client = Client::new(lab.client(), 1).options(options).start();
+    client.wait_up();
+    let mut senders = proc::children(client.pid());
+    senders.push(client.pid());
+    Link {
+        server: End {
+            host: lab.server.clone(),
+            address: client.inner.server4(),
+            processes: vec![server.pid()],
+        },
+        client: End {
+            host: lab.client().clone(),
+            address: client.inner.client4(),
+            processes: senders,
+        },
+        _processes: Vec::new(),
+        _ours: Some((client, server)),
+    }
+}
+
+fn vxlan(lab: &Lab) -> Link {
+    let outer = [SERVER4, CLIENT4];
+    for (n, host) in both(lab) {
+        let (local, remote) = (outer[n], outer[1 - n]);
+        host.ip(&format!(
+            "link add vxlan0 type vxlan id 7 dstport 4789 local {local} remote {remote} dev eth0"
+        ));
+        host.ip(&format!("address add {}/24 dev vxlan0", INNER[n]));
+        host.ip("link set vxlan0 mtu 1420 up");
+    }
+    Link::between(lab, INNER, Vec::new())
+}
+
+fn openvpn(lab: &Lab, options: &[&str]) -> Link {
+    let key = path(&lab.server, "static.key");
+    lab.server.sh(&format!("openvpn --genkey secret {key}"));
+    let processes = both(lab).map(|(n, host)| {
+        let remote = [CLIENT4, SERVER4][n];
+        let mut words = vec![
+            "openvpn", "--dev", "tun9", "--remote", remote, "--proto", "udp",
+        ];
+        words.extend(["--secret", &key]);
+        words.extend(["--ifconfig", INNER[n], INNER[1 - n], "--tun-mtu", "1420"]);
+        words.extend(["--sndbuf", "1048576", "--rcvbuf", "1048576"]);
+        words.extend_from_slice(options);
+        run(host, &words)
+    });
+    Link::between(lab, INNER, processes.into())
+}
+
+fn fastd(lab: &Lab) -> Link {
+    let key = |host: &Host| {
+        let text = host.sh("fastd --generate-key 2>/dev/null");
+        let field = |name: &str| {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(name))
+                .unwrap()
+                .to_owned();
+            line.split_whitespace().last().unwrap().to_owned()
+        };
+        (field("Secret:"), field("Public:"))
+    };
+    let keys = [key(&lab.server), key(lab.client())];
+    let processes = both(lab).map(|(n, host)| {
+        let remote = if n == 1 {
+            format!("remote {SERVER4}:10000;")
+        } else {
+            String::new()
+        };
+        let config = format!(
+            "log level error; mode tun; interface \"fastd9\"; method \"null\"; mtu 1420;\n\
+             bind 0.0.0.0:10000; secret \"{}\";\n\
+             peer \"other\" {{ key \"{}\"; {remote} }}\n",
+            keys[n].0,
+            keys[1 - n].1
+        );
+        let file = host.path("fastd.conf");
+        fs::write(&file, config).unwrap();
+        run(host, &["fastd", "--config", &file.to_string_lossy()])
+    });
+    for (n, host) in both(lab) {
+        address(host, "fastd9", INNER[n], INNER[1 - n]);
+    }
+    Link::between(lab, INNER, processes.into())
+}
+
+fn tinc(lab: &Lab) -> Link {
+    const NAMES: [&str; 2] = ["server", "client"];
+    for (n, host) in both(lab) {
+        let directory = host.path("tinc");
+        fs::create_dir_all(directory.join("hosts")).unwrap();
+        let config = format!(
+            "Name = {}\nInterface = tinc9\nConnectTo = {}\nUDPRcvBuf = 1048576\nUDPSndBuf = 1048576\n",
+            NAMES[n],
+            NAMES[1 - n]
+        );
+        fs::write(directory.join("tinc.conf"), config).unwrap();
+        let about = format!(
+            "Address = {}\nSubnet = {}/32\nCipher = none\nDigest = none\nCompression = 0\n",
+            [SERVER4, CLIENT4][n],
+            INNER[n]
+        );
+        fs::write(directory.join("hosts").join(NAMES[n]), about).unwrap();
+        host.sh(&format!(
+            "tincd -c {} -K 2048 </dev/null >/dev/null 2>&1",
+            path(host, "tinc")
+        ));
+    }
+    for (n, host) in both(lab) {
+        let other = both(lab)[1 - n]
+            .1
+            .path("tinc")
+            .join("hosts")
+            .join(NAMES[1 - n]);
+        fs::copy(other, host.path("tinc").join("hosts").join(NAMES[1 - n])).unwrap();
+    }
+    let processes = both(lab).map(|(_, host)| {
+        let pid_file = format!("--pidfile={}", path(host, "tinc.pid"));
+        run(host, &["tincd", "-c", &path(host, "tinc"), "-D", &pid_file])
+    });
+    for (n, host) in both(lab) {
+        address(host, "tinc9", INNER[n], INNER[1 - n]);
+    }
+    Link::between(lab, INNER, processes.into())
+}
+
+fn vtun(lab: &Lab) -> Link {
+    let config = "options { port 5000; syslog daemon; }\n\
+        default { type tun; proto udp; compress no; encrypt no; keepalive no; stat no; speed 0; }\n\
+        bench { passwd bench; device tun9; multi killold; }\n";
+    for (_, host) in both(lab) {
+        fs::write(host.path("vtund.conf"), config).unwrap();
+        fs::create_dir_all("/var/lock/vtund").unwrap();
+    }
+    let file = path(&lab.server, "vtund.conf");
+    let server = run(&lab.server, &["vtund", "-n", "-s", "-f", &file]);
+    wait_until(PATIENCE, "vtund", || {
+        lab.server.try_sh("ss -Hltn 'sport = :5000' | grep -q .")
+    });
+    let file = path(lab.client(), "vtund.conf");
+    let client = run(
+        lab.client(),
+        &["vtund", "-n", "-f", &file, "bench", SERVER4],
+    );
+    for (n, host) in both(lab) {
+        address(host, "tun9", INNER[n], INNER[1 - n]);
+    }
+    let mut link = Link::between(lab, INNER, vec![server, client]);
+    // Its server has a process for each session.
+    let session = proc::children(link.server.processes[0]);
+    link.server.processes.extend(session);
+    link
+}
+
+fn socat(lab: &Lab) -> Link {
+    let processes = both(lab).map(|(n, host)| {
+        let remote = [CLIENT4, SERVER4][n];
+        let outer = format!("UDP4-DATAGRAM:{remote}:7000,bind=:7000,rcvbuf=1048576");
+        let inner = format!("TUN:{}/24,tun-name=tun9,iff-no-pi,iff-up", INNER[n]);
+        run(host, &["socat", "-b", "65536", &outer, &inner])
+    });
+    for (_, host) in both(lab) {
+        wait_until(PATIENCE, "tun9", || {
+            host.try_ip("link set tun9 mtu 1420 up")
+        });
+    }
+    Link::between(lab, INNER, processes.into())
+}
+
+/// One jtunneld with some clients, each on a host of its own behind one router.
+pub(crate) struct Crowd {
+    /// Server's and client's end of each tunnel.
+    pub(crate) tunnels: Vec<(End, End)>,
+    _clients: Vec<Client>,
+    _server: Server,
+    _lab: Lab,
+}
+
+impl Crowd {
+    pub(crate) fn up(clients: u16) -> Self {
+        let lab = Lab::routed(clients.into());
+        let server = Server::new(&lab.server, 1..=clients).start();
+        let clients: Vec<Client> = (1..=clients)
+            .zip(&lab.clients)
+            .map(|(number, host)| Client::new(host, number).start())
+            .collect();
+        clients.iter().for_each(Client::wait_up);
+        let end = |host: &Host, address| End {
+            host: host.clone(),
+            address,
+            processes: Vec::new(),
+        };
+        let tunnels = clients
+            .iter()
+            .map(|client| {
+                let (near, far) = (client.inner.client4(), client.inner.server4());
+                (end(&lab.server, far), end(&client.host, near))
+            })
+            .collect();
+        Self {
+            tunnels,
+            _clients: clients,
+            _server: server,
+            _lab: lab,
+        }
+    }
+}
