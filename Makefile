@@ -45,6 +45,7 @@ uninstall:
 check:
 	tests/require.sh build check
 	$(CARGO) test --workspace --locked -- --include-ignored --test-threads=4
+	JTUNNEL_FLAGS=-O $(CARGO) test --locked -p jtunnel-tests -- --include-ignored --test-threads=4
 
 demo:
 	tests/demo.sh
