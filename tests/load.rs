@@ -12,7 +12,7 @@ use support::flood::Flood;
 use support::heartbeat::Heartbeat;
 use support::lab::{Lab, SERVER4, SERVER6};
 use support::proc;
-use support::traffic::{ping, tcp_both_ways};
+use support::traffic::{ping, tcp_both_ways, udp};
 use support::tunnel::{Client, Server, Tunnel};
 use support::wait::{PATIENCE, wait_until};
 
@@ -41,6 +41,47 @@ fn tcp_both_ways_at_once_with_checksums() {
     transfers.into_iter().for_each(|transfer| transfer.join());
     tunnel.client.lines.wait("answers from");
     tunnel.client.lines.exactly("no answer", 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_burst_loses_nothing() {
+    const BURST: usize = 200;
+    let _alone = alone();
+    let tunnel = Tunnel::plain(Lab::direct());
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let inner = tunnel.client.inner;
+    for (from, to, address) in [
+        (client, server, inner.server4()),
+        (server, client, inner.client6()),
+    ] {
+        let receiver = udp(to, (address, 0).into());
+        let target = receiver.local_addr().unwrap();
+        let local = if address.is_ipv4() {
+            inner.client4()
+        } else {
+            inner.server6()
+        };
+        let sender = udp(from, (local, 0).into());
+        for round in 0..10 {
+            for number in 0..BURST {
+                sender
+                    .send_to(&[u8::try_from(number).unwrap(); 100], target)
+                    .unwrap();
+            }
+            // All of them, and in order.
+            let mut buffer = [0; 200];
+            for number in 0..BURST {
+                let len = receiver.recv(&mut buffer);
+                let len = len.unwrap_or_else(|error| panic!("{round}, {number}: {error}"));
+                assert_eq!(
+                    (len, usize::from(buffer[0])),
+                    (100, number),
+                    "round {round}"
+                );
+            }
+        }
+    }
 }
 
 #[test]

@@ -68,23 +68,30 @@ impl Outbound {
     /// Carries what is queued in the tun to the target, up to a bound. The first read waits if
     /// the tun's descriptor blocks. Returns why there is no more to read, if so it is.
     pub fn carry(&mut self, tun: &Tun, exit: &mut Exit<'_>) -> Result<(), Trouble> {
-        let (mut result, mut bytes) = (tun.receive(self.room(tun)), 0);
-        for _ in 1..MAX_PACKETS {
-            let Ok(len) = result else {
-                break;
+        let (mut result, mut bytes) = (Ok(()), 0);
+        for n in 0..MAX_PACKETS {
+            let read = match n {
+                0 => tun.receive(self.room(tun)),
+                _ => tun.receive_queued(self.room(tun)),
             };
-            bytes += len;
+            let len = match read {
+                Ok(len) => len,
+                Err(trouble) => {
+                    result = Err(trouble);
+                    break;
+                }
+            };
             self.add(len, tun, exit);
             if !self.batching || DATA_LEN - self.used < HEADROOM + MAX_PACKET {
                 self.flush(exit);
             }
-            result = match bytes < MAX_BYTES {
-                true => tun.receive_queued(self.room(tun)),
-                false => Err(Trouble::Nothing),
-            };
+            bytes += len;
+            if bytes >= MAX_BYTES {
+                break;
+            }
         }
         self.flush(exit);
-        result.map(drop)
+        result
     }
 
     fn room(&mut self, tun: &Tun) -> &mut [u8] {
