@@ -150,6 +150,7 @@ mod ioctl {
     nix::ioctl_readwrite_bad!(tun_get_iff, libc::TUNGETIFF, libc::ifreq);
     nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);
     nix::ioctl_write_ptr_bad!(set_mtu, libc::SIOCSIFMTU, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(set_queue_len, libc::SIOCSIFTXQLEN, libc::ifreq);
 }
 
 /// Attaches a descriptor of /dev/net/tun to a new device and returns the name that the kernel
@@ -178,21 +179,33 @@ pub fn tun_name(fd: BorrowedFd<'_>) -> io::Result<String> {
     Ok(name_of(&request))
 }
 
-/// Sets the MTU of the device `name`; any socket will do as `socket`.
+/// Sets the MTU of the device `name`, in bytes; any socket will do as `socket`.
 pub fn set_mtu(socket: BorrowedFd<'_>, name: &str, mtu: u16) -> io::Result<()> {
-    let mut request = empty_ifreq();
-    // The last byte stays 0: names are shorter than IFNAMSIZ.
-    for (to, from) in request
-        .ifr_name
-        .iter_mut()
-        .zip(name.bytes().take(libc::IFNAMSIZ - 1))
-    {
-        *to = c_char::from_ne_bytes([from]);
-    }
+    let mut request = named_ifreq(name);
     request.ifr_ifru.ifru_mtu = c_int::from(mtu);
     // SAFETY: SIOCSIFMTU reads one ifreq.
     unsafe { ioctl::set_mtu(socket.as_raw_fd(), &raw const request) }?;
     Ok(())
+}
+
+/// Sets how many packets wait in the device `name` to be read; any socket will do as `socket`.
+pub fn set_queue_len(socket: BorrowedFd<'_>, name: &str, packets: u16) -> io::Result<()> {
+    let mut request = named_ifreq(name);
+    // `ifr_qlen` of <linux/if.h> is an int of the union, as the metric is.
+    request.ifr_ifru.ifru_metric = c_int::from(packets);
+    // SAFETY: SIOCSIFTXQLEN reads one ifreq.
+    unsafe { ioctl::set_queue_len(socket.as_raw_fd(), &raw const request) }?;
+    Ok(())
+}
+
+fn named_ifreq(name: &str) -> libc::ifreq {
+    let mut request = empty_ifreq();
+    // The last byte stays 0: names are shorter than IFNAMSIZ.
+    let room = &mut request.ifr_name[..libc::IFNAMSIZ - 1];
+    for (to, from) in room.iter_mut().zip(name.bytes()) {
+        *to = c_char::from_ne_bytes([from]);
+    }
+    request
 }
 
 fn empty_ifreq() -> libc::ifreq {
