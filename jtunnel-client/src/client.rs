@@ -37,6 +37,12 @@ use crate::options::{self, Config};
 use crate::resolver::Resolver;
 use crate::timeout::ReceiveTimeout;
 
+/// Room for what the socket receives, MAX_DATAGRAM at most. From 128 KiB on allocators map pages
+/// for one piece alone, and the child, which needs none of it, can give its copy back. Pages that
+/// are never touched take no memory.
+const RECEIVE_ROOM: usize = 132 * 1024;
+const _: () = assert!(RECEIVE_ROOM > MAX_DATAGRAM);
+
 /// How often a lasting silence is worth a line.
 const SILENCE_INTERVAL: Duration = Duration::from_secs(600);
 /// How long PROG may clean up when the program ends.
@@ -159,7 +165,7 @@ impl Program for Client {
             started: now,
             outbound: Outbound::new(id, options.offload),
             inbound: Inbound::default(),
-            buffer: vec![0; MAX_DATAGRAM].into(),
+            buffer: vec![0; RECEIVE_ROOM].into(),
             received: Count::default(),
             throttles: Throttles {
                 foreign: Throttle::per_minute(),
