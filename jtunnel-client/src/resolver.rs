@@ -142,7 +142,13 @@ fn read_answer(text: &str) -> Answer {
     if let Some(error) = text.strip_prefix(ERROR_MARK) {
         return Err(error.to_owned());
     }
-    let addresses: Vec<_> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    let mut addresses = Vec::new();
+    for address in text.lines().filter_map(|line| line.parse().ok()) {
+        // One address may come by two ways; who tries all in turn wants each once.
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
     match addresses.is_empty() {
         true => Err("no answer".into()),
         false => Ok(addresses),
@@ -174,5 +180,8 @@ mod tests {
         assert!(read_answer(&error).is_err_and(|text| text.len() > 5));
         assert_eq!(read_answer(""), Err("no answer".into()));
         assert_eq!(read_answer("nonsense\n"), Err("no answer".into()));
+        let twice = "192.0.2.1:1\n192.0.2.2:1\n192.0.2.2:1\n192.0.2.1:1\n";
+        let once = ["192.0.2.1:1", "192.0.2.2:1"].map(|a| a.parse().unwrap());
+        assert_eq!(read_answer(twice), Ok(once.into()));
     }
 }

@@ -25,10 +25,14 @@ impl Client {
             return;
         };
         let mut address = first;
-        loop {
+        for _ in 0..self.addresses.len() {
             let target = self.socket.target(address, None);
             let Err(error) = self.socket.try_send(&datagram, &target) else {
-                break;
+                self.keepalive.sent(now);
+                if address != first {
+                    self.move_to(address, now);
+                }
+                return;
             };
             if let Some(held_back) = self.throttles.send.pass(now) {
                 let reason = reason(&error);
@@ -37,14 +41,8 @@ impl Client {
                 ));
             }
             address = self.after(address);
-            if address == first {
-                return self.keepalive.failed(now);
-            }
         }
-        self.keepalive.sent(now);
-        if address != first {
-            self.move_to(address, now);
-        }
+        self.keepalive.failed(now);
     }
 
     /// Three keepalives were not answered: a NAT may hold on to a mapping that leads nowhere, or

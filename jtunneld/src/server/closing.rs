@@ -39,7 +39,7 @@ impl Server {
     }
 
     pub(super) fn device_gone(&mut self, slot: Slot, now: Instant) {
-        if let Some(client) = self.clients.get(slot) {
+        if let Some(client) = self.clients.get(slot).filter(|c| c.closing.is_none()) {
             let (id, name) = (client.id, client.tun.name());
             log::warning(format_args!("client {id}: device {name} is gone"));
         }
