@@ -11,6 +11,7 @@ use libc::{
     c_int, c_uint,
 };
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::error::{Context, Result};
@@ -38,6 +39,7 @@ pub struct Mode {
 pub struct Tun {
     file: File,
     name: String,
+    index: u32,
     nonblocking: bool,
     offload: Offload,
     /// Until the kernel refuses to take a super-packet from us.
@@ -91,11 +93,14 @@ impl Tun {
             .context(|| "open a socket".into())?;
         sys::set_mtu(any.as_fd(), &name, mode.mtu)
             .context(|| format!("set the MTU of {name} to {}", mode.mtu))?;
+        // Whoever deletes a device can do without it.
+        let index = if_nametoindex(name.as_str()).unwrap_or_default();
         // A shorter queue only loses more.
         let _ = sys::set_queue_len(any.as_fd(), &name, QUEUE_LEN);
         Ok(Self {
             file,
             name,
+            index,
             nonblocking: mode.nonblocking,
             offload,
             joins: Cell::new(offload != Offload::None),
@@ -106,6 +111,11 @@ impl Tun {
     /// The name that the device had when it was opened.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The number by which the kernel knows the device; 0 if it did not say.
+    pub fn index(&self) -> u32 {
+        self.index
     }
 
     /// The name that the device has now; an administrator may have changed it.

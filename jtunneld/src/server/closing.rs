@@ -108,6 +108,7 @@ impl Server {
             }
             now = Instant::now();
         }
+        closer::delete_together(self.clients.iter().map(|(_, client)| &client.tun));
     }
 
     fn running(&mut self) -> Vec<Pid> {
