@@ -5,7 +5,7 @@
 //! ```text
 //! lab (server, router, clients)  ->  host  ->  namespace, stale
 //! tunnel (Server, Client)        ->  launch, config, process  ->  programs, lines, wait
-//! peer, sniffer, syslog, traffic, heartbeat, flood  ->  host, wait
+//! peer, crowd, sniffer, syslog, name_server, relay, traffic, heartbeat, flood  ->  host, wait
 //! ```
 //!
 //! The environment chooses what is tested: `JTUNNEL_BIN` a directory with the two programs instead
@@ -17,17 +17,20 @@
 )]
 
 pub mod config;
+pub mod crowd;
 pub mod flood;
 pub mod heartbeat;
 pub mod host;
 pub mod lab;
 pub mod launch;
 pub mod lines;
+pub mod name_server;
 mod namespace;
 pub mod peer;
 pub mod proc;
 pub mod process;
 mod programs;
+pub mod relay;
 pub mod sniffer;
 mod stale;
 pub mod syslog;

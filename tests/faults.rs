@@ -1,0 +1,261 @@
+//! What a path, a name server, a clock or a scheduler may do to a tunnel under traffic.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::heartbeat::Heartbeat;
+use support::host::Host;
+use support::lab::{Lab, SERVER4, SERVER6};
+use support::launch::Launch;
+use support::name_server::NameServer;
+use support::proc;
+use support::relay::{Mischief, Relay};
+use support::traffic::{ping, tcp_both_ways};
+use support::tunnel::{Client, Server, Tunnel, client_prog, server_prog};
+use support::wait::{PATIENCE, wait_until};
+
+/// What a busy machine may take on top of a keepalive interval of a second.
+const SLACK: Duration = Duration::from_millis(1700);
+
+/// A client whose path to the server does mischief.
+fn by_relay(mischief: Mischief) -> (Lab, Server, Client, Relay) {
+    let lab = Lab::routed(1);
+    let near = "192.168.1.1";
+    let relay = Relay::start(
+        lab.router(),
+        &format!("{near}:5886"),
+        &format!("{SERVER4}:5886"),
+        mischief,
+    );
+    let server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1)
+        .to(near)
+        .options(&["-k", "1"])
+        .start();
+    client.wait_up();
+    (lab, server, client, relay)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn lost_doubled_and_late_datagrams() {
+    let mischief = Mischief {
+        lost: 2,
+        doubled: 10,
+        late: 10,
+    };
+    let (lab, _server, client, _relay) = by_relay(mischief);
+    let inner = client.inner;
+    let transfers = [
+        tcp_both_ways(lab.client(), &lab.server, inner.server4(), 1),
+        tcp_both_ways(&lab.server, lab.client(), inner.client6(), 1),
+    ];
+    transfers.into_iter().for_each(|transfer| transfer.join());
+    client.lines.exactly("no answer", 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_third_of_all_datagrams_is_lost() {
+    let mischief = Mischief {
+        lost: 30,
+        doubled: 0,
+        late: 0,
+    };
+    let (lab, server, client, _relay) = by_relay(mischief);
+    // 0.7 times 0.7, and no more lost than the path loses.
+    let result = ping(lab.client(), client.inner.server4(), 400, &[]);
+    assert!((140..=260).contains(&result.received), "{result:?}");
+    // Three answers in a row may be lost by chance; the tunnel is the same after that.
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+    beat.wait_beats(200);
+    assert_eq!(server.lines.count(" admitted "), 1);
+    assert_eq!(lab.client().tuns().len(), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_name_server_that_is_absent_then_lies_then_is_right() {
+    let lab = Lab::direct();
+    let host = lab.client();
+    host.etc("nsswitch.conf", "hosts: dns\n");
+    host.etc(
+        "resolv.conf",
+        "nameserver 198.51.100.1\noptions timeout:1 attempts:1\n",
+    );
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(host, 1)
+        .to("tunnel.example")
+        .options(&["-k", "1"])
+        .start();
+    client.lines.wait("unable to resolve tunnel.example");
+    let name_server = NameServer::start(&lab.server, Ipv4Addr::new(198, 51, 100, 77));
+    client.lines.wait("sending to 198.51.100.77:5886");
+    client.lines.wait("no answer");
+    name_server.say(SERVER4.parse().unwrap());
+    let since = Instant::now();
+    client.wait_up();
+    let time = since.elapsed();
+    println!(
+        "recovery: the name server is right: {:.3} s",
+        time.as_secs_f64()
+    );
+    client.lines.exactly("sending to 198.51.100.1:5886", 1);
+    // Gone again, and nobody needs it any more.
+    drop(name_server);
+    let beat = Heartbeat::start(host, &lab.server, client.inner.server4());
+    beat.wait_beats(300);
+    assert_eq!(beat.tally().lost, 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_narrow_path_of_ipv6_needs_an_mtu() {
+    let lab = Lab::routed(1);
+    lab.router().ip("link set wan mtu 1400");
+    lab.server.ip("link set eth0 mtu 1400");
+    // Nobody is told.
+    lab.router().filter(
+        "hole",
+        "output",
+        "icmpv6 type packet-too-big drop; icmp type destination-unreachable drop",
+    );
+    let mtu = ["-m", "1320"];
+    let _server = Server::new(&lab.server, [1]).options(&mtu).start();
+    let client = Client::new(lab.client(), 1)
+        .to(SERVER6)
+        .options(&["-k", "1"])
+        .options(&mtu)
+        .start();
+    client.wait_up();
+    let inner = client.inner;
+    let large = ["-s", "1292", "-M", "do"];
+    let result = ping(lab.client(), inner.server4(), 10, &large);
+    assert_eq!(result.received, 10);
+    let transfers = [
+        tcp_both_ways(lab.client(), &lab.server, inner.server4(), 4),
+        tcp_both_ways(&lab.server, lab.client(), inner.client6(), 4),
+    ];
+    transfers.into_iter().for_each(|transfer| transfer.join());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn processes_stopped_for_ten_seconds() {
+    const STOP: Duration = Duration::from_secs(10);
+    let tunnels = [0; 3].map(|_| Tunnel::plain(Lab::behind_nat(1)));
+    let victims = [
+        tunnels[0].server.pid(),
+        tunnels[1].client.pid(),
+        proc::twins(tunnels[2].client.pid())[0],
+    ];
+    let beats = tunnels.each_ref().map(|tunnel| {
+        let (client, inner) = (tunnel.lab.client(), tunnel.client.inner);
+        let beat = Heartbeat::start(client, &tunnel.lab.server, inner.server4());
+        beat.wait_beats(20);
+        beat
+    });
+    let signal = |signal| victims.map(|pid: Pid| kill(pid, signal).unwrap());
+    signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
+    for beat in &beats {
+        beat.wait_silence(stopped);
+    }
+    std::thread::sleep(STOP.saturating_sub(stopped.elapsed()));
+    signal(Signal::SIGCONT);
+    let since = Instant::now();
+    for (beat, name) in beats.iter().zip(["server", "client", "client's child"]) {
+        let time = beat.recovery(since);
+        println!(
+            "recovery: {name} stopped for 10 s: {:.3} s",
+            time.as_secs_f64()
+        );
+        assert!(time < SLACK, "{name}: {time:?}");
+    }
+    for tunnel in &tunnels {
+        assert!(tunnel.server.lines.all().len() < 12);
+        assert!(tunnel.client.lines.all().len() < 12);
+        tunnel.client.lines.exactly("starting it again", 0);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_clock_is_set_back_and_forward() {
+    let lab = Lab::direct();
+    let clock = lab.server.path("clock");
+    let set = |date: &str| fs::write(&clock, date).unwrap();
+    set("2001-02-03 04:05:06");
+    let library = format!("FAKETIME_TIMESTAMP_FILE={}", clock.display());
+    let under = [
+        "env",
+        "LD_PRELOAD=libfaketime.so.1",
+        "LD_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu/faketime:/usr/lib/aarch64-linux-gnu/faketime",
+        "FAKETIME_NO_CACHE=1",
+        "FAKETIME_DONT_FAKE_MONOTONIC=1",
+        &library,
+    ];
+    let year = |host: &Host| host.read("year").trim().to_owned();
+    let note = "date +%Y >$TUN_DEV_NAME.year\nmv $TUN_DEV_NAME.year year";
+
+    let server = Server::new(&lab.server, [1]);
+    let prog = server_prog(&lab.server, "up", note);
+    let server = server.launch().clone().operands([prog]).start_under(&under);
+    server.lines.wait("started: ");
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
+    let (inner, prog) = (client.inner, client_prog(lab.client(), "up", 1, note));
+    let launch = client.launch().clone().operands([SERVER4, "5886"]);
+    let client = launch.operands([prog]).start_under(&under);
+    for host in [&lab.server, lab.client()] {
+        wait_until(PATIENCE, "the year of PROG", || year(host) == "2001");
+    }
+    let beat = Heartbeat::start(lab.client(), &lab.server, inner.server4());
+    beat.wait_beats(50);
+    for date in [
+        "2000-01-01 00:00:00",
+        "2002-06-01 00:00:00",
+        "1970-01-01 00:00:01",
+    ] {
+        set(date);
+        // Keepalives go on, and no silence is seen that is none.
+        beat.wait_beats(150);
+    }
+    assert_eq!(beat.tally().lost, 0, "{:?}", beat.tally());
+    client.lines.exactly("no answer", 0);
+    assert!(server.runs() && client.runs());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_disk_that_is_full_at_the_first_start() {
+    let host = Host::new("host");
+    host.run(|| {
+        let (tmpfs, flags) = (Some("tmpfs"), MsFlags::empty());
+        mount(tmpfs, "/mnt", tmpfs, flags, Some("size=4k,mode=700")).unwrap();
+        fs::write("/mnt/full", [0; 4096]).unwrap();
+    });
+    for program in ["jtunneld", "jtunnel-client"] {
+        let launch = Launch::new(&host, program).options(["-d", "/mnt", "-I"]);
+        let output = launch.output();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(111), "{said}");
+        let object = format!("{program}: unable to write /mnt/id ");
+        assert!(said.starts_with(&object) && said.contains("-i"), "{said}");
+        assert!(said.ends_with(": No space left on device\n"), "{said}");
+        // Nothing is left that would be taken for an identifier, and no beginning of one.
+        let left = host.sh("ls -A /mnt | grep id || :");
+        assert_eq!(left, "");
+        host.run(|| fs::remove_file("/mnt/full").unwrap());
+        let output = launch.output();
+        assert!(output.status.success() && output.stdout.len() == 17);
+        host.run(|| {
+            fs::remove_file("/mnt/id").unwrap();
+            fs::write("/mnt/full", [0; 4096]).unwrap();
+        });
+    }
+}
