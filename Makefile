@@ -2,7 +2,7 @@
 
 PREFIX = /usr/local
 CARGO = cargo
-# Options of the benchmark: --rounds N, --seconds S.
+# Options of the benchmark: --rounds N, --seconds S, --only NAME,...
 BENCH =
 CARGO_TARGET_DIR ?= target
 # su leaves the administrator's directories out.

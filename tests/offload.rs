@@ -102,16 +102,16 @@ fn start_failing(launch: &support::launch::Launch, injection: &str) -> Process {
     process
 }
 
-/// For each device: 4 calls if the first fails, 5 if the second does, and one more for the log. The
+/// For each device: 5 calls if the first fails, 6 if the second does, and one more for the log. The
 /// server's first device is a trial.
-const NO_HEADER: &str = "ioctl:error=EINVAL:when=1+5";
+const NO_HEADER: &str = "ioctl:error=EINVAL:when=1+6";
 
 /// What a kernel may refuse, played by calls that fail.
 const REFUSALS: [&str; 6] = [
     // No IFF_VNET_HDR: the first call for a device is TUNSETIFF.
     NO_HEADER,
     // No USO, below Linux 6.2: the second is TUNSETOFFLOAD.
-    "ioctl:error=EINVAL:when=2+6",
+    "ioctl:error=EINVAL:when=2+7",
     // No UDP_SEGMENT, below Linux 4.18: the first option that is set.
     "setsockopt:error=ENOPROTOOPT:when=1",
     // A blocking descriptor can't be asked for what is there.

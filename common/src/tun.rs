@@ -13,15 +13,20 @@ use libc::{
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::sysinfo::sysinfo;
 
 use crate::error::{Context, Result};
 use crate::sys;
 use crate::virtio_net;
 
 const DEVICE: &str = "/dev/net/tun";
-/// Packets that wait to be read, as many as in an Ethernet device. The 500 of a tun run over
+/// Packets that may wait to be read, as many as in an Ethernet device. The 500 of a tun run over
 /// while a single processor does something else for 3 ms.
 const QUEUE_LEN: u16 = 1000;
+/// The same where many are read in one turn: a late reader catches up before they get old.
+const LONG_QUEUE_LEN: u16 = 4000;
+/// A queue takes no more than a packet for each of so many bytes of the machine's memory.
+const MEMORY_PER_PACKET: u64 = 64 * 1024;
 
 /// How a device is to be opened.
 #[derive(Clone, Copy, Debug)]
@@ -96,7 +101,7 @@ impl Tun {
         // Whoever deletes a device can do without it.
         let index = if_nametoindex(name.as_str()).unwrap_or_default();
         // A shorter queue only loses more.
-        let _ = sys::set_queue_len(any.as_fd(), &name, QUEUE_LEN);
+        let _ = sys::set_queue_len(any.as_fd(), &name, queue_len(offload));
         Ok(Self {
             file,
             name,
@@ -183,6 +188,16 @@ impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+fn queue_len(offload: Offload) -> u16 {
+    let wanted = match offload {
+        Offload::None => QUEUE_LEN,
+        Offload::Tcp | Offload::TcpUdp => LONG_QUEUE_LEN,
+    };
+    let memory = sysinfo().map_or(0, |info| info.ram_total());
+    let affordable = memory / MEMORY_PER_PACKET;
+    wanted.min(affordable.try_into().unwrap_or(u16::MAX))
 }
 
 /// Attaches the descriptor to a new device and asks for as much offload as there is.

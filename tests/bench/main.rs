@@ -1,7 +1,7 @@
 //! Compares jtunnel with the bare cable, with VXLAN in the kernel, and with every other tunnel that
 //! is installed, alternating in one run. Prints tables and writes them as Markdown.
 //!
-//! usage: bench [--rounds N] [--seconds S] [FILE]
+//! usage: bench [--rounds N] [--seconds S] [--only NAME,...] [FILE]
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -50,11 +50,13 @@ type Row = [f64; COLUMNS.len()];
 
 fn main() {
     let (mut rounds, mut seconds, mut file) = (3, 2.0, "target/bench.md".to_owned());
+    let mut only = None;
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--rounds" => rounds = words.next().unwrap().parse().unwrap(),
             "--seconds" => seconds = words.next().unwrap().parse().unwrap(),
+            "--only" => only = words.next(),
             _ => file = word,
         }
     }
@@ -63,6 +65,10 @@ fn main() {
     let mut crowd = Vec::new();
     for round in 0..rounds {
         for (n, kind) in Kind::ALL.into_iter().enumerate() {
+            let mut names = only.iter().flat_map(|names| names.split(','));
+            if only.is_some() && !names.any(|name| name == kind.name()) {
+                continue;
+            }
             if !kind.is_installed() {
                 eprintln!("round {}: {} is not installed", round + 1, kind.name());
                 continue;
@@ -73,8 +79,10 @@ fn main() {
                 rows.entry(n).or_default().push(row);
             }
         }
-        eprintln!("round {}: 8 clients", round + 1);
-        crowd.push(crowd_ratio(time));
+        if only.is_none() {
+            eprintln!("round {}: 8 clients", round + 1);
+            crowd.push(crowd_ratio(time));
+        }
     }
     let medians: BTreeMap<usize, Row> = rows.iter().map(|(&n, rows)| (n, medians(rows))).collect();
     let text = report(&medians, median(crowd), rounds, seconds);
@@ -86,7 +94,7 @@ fn measure(kind: Kind, time: Duration) -> Row {
     let link = Link::up(kind);
     let (server, client) = (&link.server, &link.client);
     let idle = measure::memory(server).max(measure::memory(client));
-    let idle_pings = measure::pings(client, server, 150);
+    let idle_pings = measure::pings(client, server, 400);
     let up = measure::tcp(&[(client, server)], time);
     let down = measure::tcp(&[(server, client)], time);
     let four = measure::tcp(&[(client, server); 4], time);
