@@ -1,18 +1,21 @@
 //! PROG ARGS: looked up once, started for each tunnel, never waited for.
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 
-use nix::sys::resource::{Resource, getrlimit, rlim_t};
-use nix::sys::signal::{Signal, killpg};
+use nix::errno::Errno;
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{AccessFlags, Pid, access};
 
 use crate::error::{Context, Result};
-use crate::sys;
 
 /// Where a program is looked for when there is no PATH, as at boot.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -21,8 +24,11 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 #[derive(Debug)]
 pub struct Hook {
     program: PathBuf,
-    arguments: Vec<OsString>,
+    /// The program's path first.
+    arguments: Vec<CString>,
     inherit_output: bool,
+    /// Opened early: later all descriptors that PROG may have can be in use.
+    null: File,
     descriptors: (rlim_t, rlim_t),
 }
 
@@ -30,14 +36,24 @@ impl Hook {
     /// Looks PROG up and checks that it can be executed. Made before the limit on descriptors is
     /// raised: PROG gets the one in force now.
     pub fn new(program_and_arguments: &[OsString], inherit_output: bool) -> Result<Self> {
-        let (program, arguments) = program_and_arguments
+        let (name, arguments) = program_and_arguments
             .split_first()
-            .ok_or(nix::errno::Errno::ENOENT)
+            .ok_or(Errno::ENOENT)
             .context(|| "run PROG".into())?;
+        let doing = || format!("run {}", name.to_string_lossy());
+        let program = look_up(name).context(doing)?;
+        let words = [program.as_os_str()].into_iter();
+        let words = words.chain(arguments.iter().map(OsString::as_os_str));
+        let arguments: io::Result<_> = words.map(|word| c_string(word.into())).collect();
         Ok(Self {
-            program: look_up(program).context(|| format!("run {}", program.to_string_lossy()))?,
-            arguments: arguments.to_vec(),
+            arguments: arguments.context(doing)?,
+            program,
             inherit_output,
+            null: OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open("/dev/null")
+                .context(|| "open /dev/null".into())?,
             descriptors: getrlimit(Resource::RLIMIT_NOFILE)
                 .context(|| "read the limit on descriptors".into())?,
         })
@@ -48,21 +64,58 @@ impl Hook {
         &self.program
     }
 
-    /// Starts PROG in a process group of its own, with these variables added.
-    pub fn spawn(&self, environment: &[(&str, String)]) -> io::Result<Pid> {
-        let mut command = Command::new(&self.program);
-        command
-            .args(&self.arguments)
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .process_group(0)
-            .stdin(Stdio::null());
-        if !self.inherit_output {
-            command.stdout(Stdio::null()).stderr(Stdio::null());
+    /// Starts PROG in a process group of its own, with default signal handlers, an empty signal
+    /// mask, and these variables added.
+    pub fn spawn(&self, variables: &[(&str, String)]) -> io::Result<Pid> {
+        let mut attributes = PosixSpawnAttr::init()?;
+        attributes.set_flags(
+            PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
+                | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
+                | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK,
+        )?;
+        attributes.set_pgroup(Pid::from_raw(0))?;
+        attributes.set_sigdefault(&SigSet::all())?;
+        attributes.set_sigmask(&SigSet::empty())?;
+        let mut files = PosixSpawnFileActions::init()?;
+        let inherited = if self.inherit_output { 1..3 } else { 0..0 };
+        for fd in (0..3).filter(|fd| !inherited.contains(fd)) {
+            files.add_dup2(self.null.as_raw_fd(), fd)?;
         }
-        sys::start_clean(&mut command, self.descriptors);
-        let pid = command.spawn()?.id();
-        Ok(Pid::from_raw(pid.cast_signed()))
+        let environment = environment(variables)?;
+
+        // What is started inherits the limits of this moment.
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        let limit = |soft| {
+            // A limit that can't be set is no reason not to run.
+            let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
+        };
+        limit(self.descriptors.0);
+        let (program, arguments) = (self.program.as_path(), &self.arguments);
+        let result = posix_spawn(program, &files, &attributes, arguments, &environment);
+        limit(soft);
+        Ok(result?)
     }
+}
+
+/// The program's own environment with some variables set.
+fn environment(variables: &[(&str, String)]) -> io::Result<Vec<CString>> {
+    let ours = |name: &OsString| variables.iter().any(|(variable, _)| name == variable);
+    let others = std::env::vars_os().filter(|(name, _)| !ours(name));
+    let added = variables
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()));
+    others
+        .chain(added)
+        .map(|(mut entry, value): (OsString, OsString)| {
+            entry.push("=");
+            entry.push(value);
+            c_string(entry)
+        })
+        .collect()
+}
+
+fn c_string(text: OsString) -> io::Result<CString> {
+    CString::new(text.into_vec()).map_err(|_| Errno::EINVAL.into())
 }
 
 /// Asks a PROG that still runs, and all that it started, to clean up and end. To be called only
@@ -85,13 +138,13 @@ pub fn describe(status: ExitStatus) -> String {
 fn look_up(program: &OsString) -> io::Result<PathBuf> {
     let named = Path::new(program);
     if program.is_empty() {
-        return Err(nix::errno::Errno::ENOENT.into());
+        return Err(Errno::ENOENT.into());
     }
     if program.as_bytes().contains(&b'/') {
         return executable(&std::path::absolute(named)?);
     }
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
-    let mut result = Err(nix::errno::Errno::ENOENT.into());
+    let mut result = Err(Errno::ENOENT.into());
     for directory in std::env::split_paths(&path) {
         match executable(&std::path::absolute(directory.join(named))?) {
             Ok(found) => return Ok(found),
@@ -107,7 +160,7 @@ fn executable(path: &Path) -> io::Result<PathBuf> {
     access(path, AccessFlags::X_OK)?;
     match path.metadata()?.is_file() {
         true => Ok(path.to_owned()),
-        false => Err(nix::errno::Errno::EACCES.into()),
+        false => Err(Errno::EACCES.into()),
     }
 }
 

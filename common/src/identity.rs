@@ -1,9 +1,13 @@
 //! This host's own identifier, `DIR/id`: read, or made on first use.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::stat::Mode;
+use nix::unistd::mkdir;
 
 use crate::error::{Context, Error, Result};
 use crate::id::{NotAnId, PeerId};
@@ -97,8 +101,16 @@ fn publish(temporary: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a directory, and those that it is to be in, unless it is there.
 fn private_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    match (mkdir(path, Mode::S_IRWXU), path.parent()) {
+        (Err(Errno::ENOENT), Some(parent)) => {
+            private_directory(parent)?;
+            Ok(mkdir(path, Mode::S_IRWXU)?)
+        }
+        (Err(Errno::EEXIST), _) if path.is_dir() => Ok(()),
+        (result, _) => Ok(result?),
+    }
 }
 
 #[cfg(test)]

@@ -4,12 +4,11 @@
 use std::ffi::{c_char, c_int, c_long, c_uint};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, ExitStatus};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
@@ -267,24 +266,6 @@ pub fn wait_for(pid: Pid) {
             return;
         }
     }
-}
-
-/// Gives a command default signal handlers and these limits on descriptors. The empty signal
-/// mask is std's doing.
-pub fn start_clean(command: &mut Command, descriptors: (rlim_t, rlim_t)) {
-    let last = libc::SIGRTMAX();
-    let clean = move || {
-        for number in 1..=last {
-            // SAFETY: signal(2) with SIG_DFL has no memory to get wrong. EINVAL for KILL, STOP
-            // and the two that the C library keeps for itself is as it should be.
-            unsafe { libc::signal(number, libc::SIG_DFL) };
-        }
-        // A limit that can't be restored is no reason not to run.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, descriptors.0, descriptors.1);
-        Ok(())
-    };
-    // SAFETY: between fork and exec the closure makes system calls only and allocates nothing.
-    unsafe { command.pre_exec(clean) };
 }
 
 /// Random bytes from `getrandom(2)`; waits until the kernel has gathered enough.
