@@ -29,6 +29,7 @@ pub mod id;
 pub mod identity;
 pub mod inbound;
 pub mod log;
+pub mod memory;
 pub mod options;
 pub mod outbound;
 pub mod packet;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use crate::batch::{Batch, Buffers, Segment};
 use crate::gso::{self, SuperPacket};
 use crate::id::PeerId;
+use crate::memory;
 use crate::packet::{HEADER_LEN, is_addressed_to};
 use crate::socket::{Socket, Target};
 use crate::tally::Tally;
@@ -20,8 +21,9 @@ const HEADROOM: usize = if virtio_net::HEADER_LEN > HEADER_LEN {
 } else {
     HEADER_LEN
 };
-/// One packet of any size always finds room, and small ones gather in as much again.
-const DATA_LEN: usize = 2 * (HEADROOM + MAX_PACKET);
+/// Small packets gather in so many bytes, and one of any size always finds room behind them.
+const GATHER_LEN: usize = 32 * 1024;
+const DATA_LEN: usize = GATHER_LEN + HEADROOM + MAX_PACKET;
 /// The longest rebuilt header, ours included: 40 bytes of IPv6, its extension headers, TCP.
 const HEAD_LEN: usize = 256;
 const HEADS_LEN: usize = 64 * HEAD_LEN;
@@ -57,9 +59,9 @@ impl Outbound {
         Self {
             id,
             batching,
-            data: vec![0; DATA_LEN].into(),
+            data: memory::room(DATA_LEN),
             used: 0,
-            heads: vec![0; HEADS_LEN].into(),
+            heads: memory::room(HEADS_LEN),
             heads_used: 0,
             batch: Batch::new(),
         }
@@ -82,7 +84,7 @@ impl Outbound {
                 }
             };
             self.add(len, tun, exit);
-            if !self.batching || DATA_LEN - self.used < HEADROOM + MAX_PACKET {
+            if !self.batching || self.used > GATHER_LEN {
                 self.flush(exit);
             }
             bytes += len;

@@ -15,10 +15,16 @@ use nix::sys::time::TimeVal;
 use crate::address::{RAW_LEN, RawAddress, decode};
 use crate::control::{Control, messages};
 use crate::error::{Context, Result};
+use crate::memory;
 use crate::sys;
 
-/// Socket buffers, in bytes: a thousand full packets. The default of 208 KiB loses bursts.
-const BUFFER_LEN: usize = 1 << 20;
+/// Socket buffers, in bytes: room for all that comes while a busy processor is elsewhere for
+/// 10 ms. The default of 208 KiB loses bursts.
+const BUFFER_LEN: u64 = 4 << 20;
+/// The same on a machine of 32 MiB.
+const SMALL_BUFFER_LEN: u64 = 1 << 20;
+/// In between each buffer takes this share of the machine's memory.
+const BUFFER_SHARE: u64 = 32;
 
 /// No path has an MTU that this would not pass (RFC 791: 576).
 const SHORT_SEGMENT: usize = 512;
@@ -179,10 +185,13 @@ impl Socket {
                 .context(|| format!("set mark {mark:#x} on the UDP socket"))?;
         }
         // FORCE passes the limits in net.core and needs CAP_NET_ADMIN; without it what is allowed.
-        let _ = setsockopt(&self.fd, sockopt::RcvBufForce, &BUFFER_LEN)
-            .or_else(|_| setsockopt(&self.fd, sockopt::RcvBuf, &BUFFER_LEN));
-        let _ = setsockopt(&self.fd, sockopt::SndBufForce, &BUFFER_LEN)
-            .or_else(|_| setsockopt(&self.fd, sockopt::SndBuf, &BUFFER_LEN));
+        let share = memory::total() / BUFFER_SHARE;
+        let len = share.clamp(SMALL_BUFFER_LEN, BUFFER_LEN).try_into();
+        let len = len.unwrap_or(usize::MAX);
+        let _ = setsockopt(&self.fd, sockopt::RcvBufForce, &len)
+            .or_else(|_| setsockopt(&self.fd, sockopt::RcvBuf, &len));
+        let _ = setsockopt(&self.fd, sockopt::SndBufForce, &len)
+            .or_else(|_| setsockopt(&self.fd, sockopt::SndBuf, &len));
         Ok(())
     }
 

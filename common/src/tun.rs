@@ -13,9 +13,9 @@ use libc::{
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use nix::sys::sysinfo::sysinfo;
 
 use crate::error::{Context, Result};
+use crate::memory;
 use crate::sys;
 use crate::virtio_net;
 
@@ -195,8 +195,7 @@ fn queue_len(offload: Offload) -> u16 {
         Offload::None => QUEUE_LEN,
         Offload::Tcp | Offload::TcpUdp => LONG_QUEUE_LEN,
     };
-    let memory = sysinfo().map_or(0, |info| info.ram_total());
-    let affordable = memory / MEMORY_PER_PACKET;
+    let affordable = memory::total() / MEMORY_PER_PACKET;
     wanted.min(affordable.try_into().unwrap_or(u16::MAX))
 }
 

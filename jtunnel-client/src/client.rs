@@ -27,7 +27,7 @@ use common::sys::{self, Wake};
 use common::tally::Count;
 use common::throttle::Throttle;
 use common::tun::{Mode, Tun};
-use common::{identity, log};
+use common::{identity, log, memory};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
@@ -36,12 +36,6 @@ use crate::keepalive::Keepalive;
 use crate::options::{self, Config};
 use crate::resolver::Resolver;
 use crate::timeout::ReceiveTimeout;
-
-/// Room for what the socket receives, MAX_DATAGRAM at most. From 128 KiB on allocators map pages
-/// for one piece alone, and the child, which needs none of it, can give its copy back. Pages that
-/// are never touched take no memory.
-const RECEIVE_ROOM: usize = 132 * 1024;
-const _: () = assert!(RECEIVE_ROOM > MAX_DATAGRAM);
 
 /// How often a lasting silence is worth a line.
 const SILENCE_INTERVAL: Duration = Duration::from_secs(600);
@@ -165,7 +159,7 @@ impl Program for Client {
             started: now,
             outbound: Outbound::new(id, options.offload),
             inbound: Inbound::default(),
-            buffer: vec![0; RECEIVE_ROOM].into(),
+            buffer: memory::room(MAX_DATAGRAM),
             received: Count::default(),
             throttles: Throttles {
                 foreign: Throttle::per_minute(),

@@ -24,7 +24,7 @@ use common::socket::{Bind, Socket};
 use common::sys::{self, Wake};
 use common::throttle::Throttle;
 use common::tun::{Mode, Tun};
-use common::{identity, log};
+use common::{identity, log, memory};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
@@ -151,7 +151,7 @@ impl Program for Server {
             max_descriptor,
             outbound: Outbound::new(id, options.offload),
             inbound: Inbound::default(),
-            buffer: vec![0; MAX_DATAGRAM].into(),
+            buffer: memory::room(MAX_DATAGRAM),
             starts: VecDeque::new(),
             next_start: now,
             closing: Vec::new(),

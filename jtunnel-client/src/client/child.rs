@@ -35,6 +35,7 @@ impl Client {
         let parent = Pid::this();
         match sys::fork() {
             Ok(Fork::Child) => {
+                // What is received is the parent's.
                 self.buffer = Box::default();
                 let sender = Sender {
                     tun,
