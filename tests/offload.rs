@@ -2,9 +2,20 @@
 //! kernel that refuses. The content of every transfer is compared.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt::UdpGsoSegment};
+use support::config::client_id;
 use support::host::Host;
-use support::lab::Lab;
+use support::lab::{Lab, SERVER4};
+use support::peer::{datagram, udp_packet};
 use support::process::Process;
+use support::sniffer::{self, Sniffer};
 use support::traffic::{tcp_both_ways, udp_datagrams};
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_until};
@@ -195,4 +206,160 @@ fn eight_clients_keep_their_contents_apart() {
         .map(|client| tcp_both_ways(&client.host, &lab.server, client.inner.server4(), 2))
         .collect();
     transfers.into_iter().for_each(|transfer| transfer.join());
+}
+
+/// Sends datagrams that leave in one call and arrive in one.
+fn burst(host: &Host, to: &str, datagrams: &[Vec<u8>]) {
+    let socket = host.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    let len = datagrams[0].len();
+    setsockopt(&socket, UdpGsoSegment, &i32::try_from(len).unwrap()).unwrap();
+    socket.send_to(&datagrams.concat(), (to, 5886)).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_burst_for_two_clients_is_kept_apart() {
+    let lab = Lab::direct();
+    let _server = Server::new(&lab.server, [1, 2]).start();
+    let ids = [1, 2].map(client_id);
+    let hello: Vec<_> = ids.iter().map(|id| datagram(id, b"\x03hello")).collect();
+    burst(lab.client(), SERVER4, &hello);
+    lab.server.wait_tuns(2);
+    let sniffers = ["tun0", "tun1"].map(|device| {
+        wait_until(PATIENCE, device, || {
+            lab.server
+                .ip(&format!("link show dev {device}"))
+                .contains("LOWER_UP")
+        });
+        Sniffer::new(&lab.server, device)
+    });
+    // One flow, as far as addresses and ports tell: only the identifiers are different, at first
+    // by turns, then in two runs.
+    let turns: Vec<usize> = [[0, 1].repeat(10), vec![0; 10], vec![1; 10]].concat();
+    let [from, to] = ["10.0.1.2:7000", "10.0.1.1:7001"].map(|a| a.parse().unwrap());
+    let datagrams: Vec<_> = (0..)
+        .zip(&turns)
+        .map(|(n, &client)| datagram(&ids[client], &udp_packet(from, to, &[n; 100])))
+        .collect();
+    burst(lab.client(), SERVER4, &datagrams);
+    for (client, sniffer) in sniffers.iter().enumerate() {
+        let mut expected = (0..).zip(&turns).filter(|&(_, &turn)| turn == client);
+        let mut seen = Vec::new();
+        while seen.len() < 20 {
+            let what = format!("packets of client {client}, {seen:?}");
+            let packet = sniffer.wait(&what, |p| {
+                sniffer::udp(p).is_some_and(|(source, ..)| source == 7000)
+            });
+            let (_, _, content) = sniffer::udp(&packet).unwrap();
+            // A super-packet has several behind each other.
+            seen.extend(content.chunks(100).map(|piece| {
+                assert!(piece.len() == 100 && piece.iter().all(|byte| *byte == piece[0]));
+                piece[0]
+            }));
+        }
+        for n in seen {
+            assert_eq!(expected.next().map(|(n, _)| n), Some(n), "client {client}");
+        }
+    }
+}
+
+/// The packets inside datagrams, in a file that tcpdump(8) reads, each as it was on the wire.
+fn capture(packets: &[Vec<u8>], file: &Path) {
+    // pcap: magic, version 2.4, time zone and accuracy, longest packet, LINKTYPE_RAW.
+    let mut content = Vec::new();
+    for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, 0x0004_0000, 101] {
+        content.extend(u32::to_ne_bytes(word));
+    }
+    for packet in packets {
+        let len = u32::try_from(packet.len()).unwrap();
+        for word in [0, 0, len, len] {
+            content.extend(u32::to_ne_bytes(word));
+        }
+        content.extend(packet);
+    }
+    std::fs::write(file, content).unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn every_segment_on_the_wire_is_sound() {
+    let lab = Lab::direct();
+    // Datagrams of one call leave one by one, for all to see.
+    for host in [&lab.server, lab.client()] {
+        host.sh("ethtool -K eth0 gso off gro off tx-udp-segmentation off >/dev/null");
+        host.sysctl("net/ipv4/tcp_ecn", "1");
+    }
+    let tunnel = Tunnel::plain(lab);
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let inner = tunnel.client.inner;
+    let sniffer = Sniffer::new(client, "eth0");
+    let ending = Arc::new(AtomicBool::new(false));
+    let end = ending.clone();
+    let catching = std::thread::spawn(move || {
+        let mut packets = Vec::new();
+        loop {
+            match sniffer.packet() {
+                Some(packet) => packets.push(packet),
+                None if end.load(Ordering::Relaxed) => return packets,
+                None => std::thread::yield_now(),
+            }
+        }
+    });
+    transfers(&tunnel.lab, inner, 1);
+    // Pieces of odd sizes, which are pushed, and some urgent bytes.
+    let listener = server.run(move || TcpListener::bind((inner.server6(), 0)).unwrap());
+    let to = listener.local_addr().unwrap();
+    let stream = client.run(move || TcpStream::connect(to).unwrap());
+    let far = listener.accept().unwrap().0;
+    for n in 0..60_u16 {
+        let piece = vec![7; usize::from(n) * 331 % 9000 + 1];
+        (&stream).write_all(&piece).unwrap();
+        if n % 10 == 0 {
+            send(stream.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
+        }
+    }
+    drop(stream);
+    let mut received = Vec::new();
+    { &far }.read_to_end(&mut received).unwrap();
+    assert!(received.len() > 60_000, "{}", received.len());
+    let sizes: Vec<usize> = (0..40).map(|n| n * 613 % 1393).collect();
+    udp_datagrams(client, server, (inner.client4(), inner.server4()), &sizes);
+    ending.store(true, Ordering::Relaxed);
+
+    let outer = catching.join().unwrap();
+    let packets: Vec<Vec<u8>> = outer
+        .iter()
+        .filter_map(|packet| {
+            let (from, to, payload) = sniffer::udp(packet)?;
+            let inner = payload.get(8..).filter(|_| from == 5886 || to == 5886)?;
+            assert!(inner.len() <= 1420, "{} bytes inside", inner.len());
+            matches!(inner.first()? >> 4, 4 | 6).then(|| inner.to_vec())
+        })
+        .collect();
+    assert!(packets.len() > 4 * 1024 * 1024 / 1420, "{}", packets.len());
+    let file = client.path("packets.pcap");
+    capture(&packets, &file);
+    let text = client.sh("tcpdump -n -vvv -r packets.pcap 2>/dev/null");
+    let [good, udp_good] = ["(correct)", "[udp sum ok]"].map(|word| text.matches(word).count());
+    let signs = [
+        "incorrect",
+        "bad udp",
+        "bad cksum",
+        "wrong",
+        "truncated",
+        "[|",
+    ];
+    let is_bad = |line: &&str| signs.iter().any(|sign| line.contains(sign));
+    let bad: Vec<&str> = text.lines().filter(is_bad).collect();
+    assert_eq!(bad, [""; 0]);
+    // ICMPv6 and IGMP, which nobody asked for, are few.
+    assert!(
+        good + udp_good + 50 >= packets.len(),
+        "{good} and {udp_good} of {}",
+        packets.len()
+    );
+    assert!(udp_good >= sizes.len() && good > packets.len() / 2);
+    for flag in ["Flags [P.]", "Flags [.]", "Flags [P.U]", "IP6", "IP ("] {
+        assert!(text.contains(flag), "no {flag}");
+    }
 }

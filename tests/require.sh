@@ -15,7 +15,7 @@ usage() {
 needs() {
     case $1 in
     build) echo cargo cc make ;;
-    check) echo root tun bird busybox conntrack faketime ip mandoc nft ping strace ;;
+    check) echo root tun bird busybox conntrack ethtool faketime ip mandoc nft ping strace tcpdump ;;
     demo) echo root tun busybox ip iperf3 nft ping sha256sum timeout ;;
     bench) echo root tun ip ping ;;
     lint) echo cargo cargo-clippy cargo-fmt cc mandoc ;;
