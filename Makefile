@@ -20,7 +20,7 @@ doc = $(prefix)/share/doc/jtunnel
 
 build = $(CARGO) build --release --locked $(addprefix -p ,$(names))
 
-.PHONY: all install uninstall check demo bench clean
+.PHONY: all install uninstall check demo bench scale clean
 
 all:
 	$(build)
@@ -53,6 +53,10 @@ demo:
 bench:
 	tests/require.sh build bench
 	$(CARGO) run --profile measure --locked -p jtunnel-tests --bin bench -- $(BENCH) $(CARGO_TARGET_DIR)/bench.md
+
+scale:
+	tests/require.sh build bench
+	$(CARGO) run --profile measure --locked -p jtunnel-tests --bin bench -- --scale $(BENCH) $(CARGO_TARGET_DIR)/scale.md
 
 clean:
 	$(CARGO) clean

@@ -423,3 +423,24 @@ fn an_identifier_of_another_host_moves_the_tunnel_and_back() {
     server.lines.exactly("admitted from", 1);
     assert_eq!(lab.server.tuns().len(), 1);
 }
+
+#[test]
+#[ignore = "needs root"]
+fn keepalives_without_end_are_not_all_answered() {
+    let lab = Lab::direct();
+    let _server = Server::new(&lab.server, [1]).start();
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(1), (SERVER4, 5886), SERVER_ID);
+    let since = Instant::now();
+    for counter in 0..20_000 {
+        peer.send(&client_id(1), &keepalive(counter), (SERVER4, 5886));
+    }
+    let mut answers = 0;
+    while peer.receive_within(Duration::from_millis(300)).is_some() {
+        answers += 1;
+    }
+    let limit = 1000 * (since.elapsed().as_secs() + 2);
+    assert!(answers > 0 && answers <= limit, "{answers}, not {limit}");
+    // And soon all are answered again.
+    peer.knock(&client_id(1), (SERVER4, 5886), SERVER_ID);
+}

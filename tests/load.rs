@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddrV4};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,9 @@ use support::config::client_id;
 use support::flood::Flood;
 use support::heartbeat::Heartbeat;
 use support::lab::{Lab, SERVER4, SERVER6};
+use support::peer::{datagram, keepalive};
 use support::proc;
-use support::traffic::{ping, tcp_both_ways, udp};
+use support::traffic::{Noise, ping, tcp_both_ways, udp};
 use support::tunnel::{Client, Server, Tunnel};
 use support::wait::{PATIENCE, wait_until};
 
@@ -219,6 +220,75 @@ fn a_flood_of_junk_leaves_authorised_traffic_alone() {
     assert!(tally.lost * 2 < tally.sent, "{tally:?}");
     assert!(tunnel.server.lines.all().len() < 10);
     tunnel.client.lines.exactly("no answer", 0);
+}
+
+/// One of a thousand sources.
+fn source(noise: &mut Noise) -> SocketAddrV4 {
+    let number = u16::try_from(noise.number() % 1000).unwrap();
+    let [high, low] = number.to_be_bytes();
+    SocketAddrV4::new([10, 66, high, low].into(), 1024 + number)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn valid_identifiers_from_a_thousand_sources() {
+    let _alone = alone();
+    let lab = Lab::routed(2);
+    let server = Server::new(&lab.server, 1..=11).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.wait_up();
+    // Ten of them have become known, and not the eleventh.
+    let memory = proc::resident(server.pid());
+    let stolen: Vec<String> = (2..=11).map(client_id).collect();
+    let target = SocketAddrV4::new(SERVER4.parse().unwrap(), 5886);
+    let flood = Flood::forged(&lab.clients[1], target, move |noise| {
+        let id = &stolen[usize::try_from(noise.number() % 10).unwrap()];
+        (source(noise), datagram(id, &keepalive(7)))
+    });
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+    beat.wait_beats(200);
+    let tally = beat.tally();
+    let sent = flood.stop();
+    println!("{tally:?} under {sent} keepalives of stolen identifiers");
+    assert!(sent > 10_000);
+    assert!(tally.lost * 2 < tally.sent, "{tally:?}");
+    // A line for each when it comes, and for each move of one 10 s after the last.
+    let lines = server.lines.count("moved from");
+    assert!(lines <= 20, "{lines} lines about moves");
+    assert!(proc::resident(server.pid()) < memory + 1024);
+    server.lines.exactly(" admitted ", 11);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn datagrams_of_64_kib_and_keepalives_by_the_thousand() {
+    let _alone = alone();
+    let lab = Lab::routed(2);
+    let server = Server::new(&lab.server, [1, 2]).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.wait_up();
+    let memory = proc::resident(server.pid());
+    let id = client_id(2);
+    let floods: [&dyn Fn() -> Flood; 2] = [
+        &|| Flood::start(&lab.clients[1], to(), 65_000, 65_507),
+        &|| {
+            let question = datagram(&id, &keepalive(7));
+            Flood::of(&lab.clients[1], to(), move |_| question.clone())
+        },
+    ];
+    for start in floods {
+        let flood = start();
+        let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+        beat.wait_beats(200);
+        let tally = beat.tally();
+        let sent = flood.stop();
+        println!("{tally:?} under {sent} large datagrams or keepalives");
+        assert!(sent > 1000);
+        assert!(tally.lost * 2 < tally.sent, "{tally:?}");
+    }
+    assert!(server.lines.all().len() < 10);
+    // Its buffers are touched now.
+    assert!(proc::resident(server.pid()) < memory + 1024);
 }
 
 #[test]

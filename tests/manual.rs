@@ -278,3 +278,31 @@ fn the_examples_are_named_and_sound() {
         }
     }
 }
+
+#[test]
+#[ignore = "needs root"]
+fn every_failure_of_others_has_a_test() {
+    let table = read("tests/README.md");
+    let cells = |line: &str| line.split(" | ").map(str::to_owned).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = table
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .map(|line| cells(line.trim_matches(['|', ' '])))
+        .filter(|row| row.len() == 4)
+        .collect();
+    let names: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
+    let lines = (1..=17).map(|n| n.to_string());
+    let reports = (1..=25).map(|n| format!("P{n}"));
+    assert_eq!(names, lines.chain(reports).collect::<Vec<_>>());
+    for row in &rows {
+        assert!(row[2].contains("::"), "{} has no test", row[0]);
+    }
+    // Wherever one is named.
+    let named = table.split('`').filter(|word| word.contains("::"));
+    for name in named {
+        let (file, function) = name.split_once("::").unwrap();
+        let text = read(&format!("tests/{file}.rs"));
+        let definition = format!("#[test]\n#[ignore = \"needs root\"]\nfn {function}() {{");
+        assert!(text.contains(&definition), "{name} is not there");
+    }
+}

@@ -12,6 +12,10 @@ use nix::unistd::Pid;
 /// A client that flaps between two addresses is worth a line now and then, not each time.
 const MOVE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Answers to one client within a second. It asks once a second at most; whoever asks in its name
+/// without end must not keep the server from its work.
+const MAX_ANSWERS: u32 = 1000;
+
 /// Where PROG of a client is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Prog {
@@ -34,6 +38,8 @@ pub(crate) struct Client {
     pub(crate) sent: Count,
     pub(crate) prog: Prog,
     pub(crate) moves: Throttle,
+    /// Answers since this time.
+    answers: (u32, Instant),
     /// Set once the tunnel is to go: it does when PROG has ended, or at this time.
     pub(crate) closing: Option<Instant>,
 }
@@ -49,8 +55,19 @@ impl Client {
             sent: Count::default(),
             prog: Prog::Waiting,
             moves: Throttle::every(MOVE_INTERVAL),
+            answers: (0, now),
             closing: None,
         }
+    }
+
+    /// Whether a keepalive that comes now is to be answered.
+    pub(crate) fn is_answer_due(&mut self, now: Instant) -> bool {
+        let (count, since) = &mut self.answers;
+        if now.saturating_duration_since(*since) >= Duration::from_secs(1) {
+            (*count, *since) = (0, now);
+        }
+        *count = count.saturating_add(1);
+        *count <= MAX_ANSWERS
     }
 }
 

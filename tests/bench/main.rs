@@ -1,7 +1,9 @@
 //! Compares jtunnel with the bare cable, with VXLAN in the kernel, and with every other tunnel that
 //! is installed, alternating in one run. Prints tables and writes them as Markdown.
 //!
-//! usage: bench [--rounds N] [--seconds S] [--only NAME,...] [FILE]
+//! With `--scale` it measures one server with thousands of clients, and under floods, instead.
+//!
+//! usage: bench [--rounds N] [--seconds S] [--only NAME,... | --scale] [FILE]
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +13,7 @@
 
 mod link;
 mod measure;
+mod scale;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -50,17 +53,24 @@ type Row = [f64; COLUMNS.len()];
 
 fn main() {
     let (mut rounds, mut seconds, mut file) = (3, 2.0, "target/bench.md".to_owned());
-    let mut only = None;
+    let (mut only, mut scale) = (None, false);
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         match word.as_str() {
             "--rounds" => rounds = words.next().unwrap().parse().unwrap(),
             "--seconds" => seconds = words.next().unwrap().parse().unwrap(),
             "--only" => only = words.next(),
+            "--scale" => scale = true,
             _ => file = word,
         }
     }
     let time = Duration::from_secs_f64(seconds);
+    if scale {
+        let table = scale::run(time);
+        print!("{table}");
+        std::fs::write(&file, table).unwrap();
+        return;
+    }
     let mut rows: BTreeMap<usize, Vec<Row>> = BTreeMap::new();
     let mut crowd = Vec::new();
     for round in 0..rounds {

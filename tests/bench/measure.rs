@@ -222,7 +222,7 @@ pub(crate) fn cost(from: &End, to: &End, time: Duration) -> (f64, f64) {
 }
 
 /// Seconds that a process was running (/proc/PID/schedstat, in nanoseconds).
-fn cpu_time(pid: Pid) -> f64 {
+pub(crate) fn cpu_time(pid: Pid) -> f64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
         .flatten()

@@ -1,11 +1,12 @@
 //! Datagrams without end, as fast as one thread can send them.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crate::host::Host;
+use crate::peer::Forger;
 use crate::traffic::Noise;
 
 /// A flood that goes on until it is stopped or dropped.
@@ -17,18 +18,45 @@ pub struct Flood {
 impl Flood {
     /// Random bytes of random lengths from `least` to `most`.
     pub fn start(host: &Host, to: (IpAddr, u16), least: usize, most: usize) -> Self {
+        let choices = u64::try_from(most - least + 1).unwrap();
+        Self::of(host, to, move |noise| {
+            let len = least + usize::try_from(noise.number() % choices).unwrap();
+            noise.bytes(len)
+        })
+    }
+
+    /// Datagrams as they are made, from one socket.
+    pub fn of(
+        host: &Host,
+        to: (IpAddr, u16),
+        mut make: impl FnMut(&mut Noise) -> Vec<u8> + Send + 'static,
+    ) -> Self {
         let socket = host.run(|| UdpSocket::bind("[::]:0")).unwrap();
+        // A full queue, a device that is down: part of the exercise.
+        Self::repeat(move |noise| socket.send_to(&make(noise), to).is_ok())
+    }
+
+    /// Datagrams as they are made, each with a source of its own.
+    pub fn forged(
+        host: &Host,
+        to: SocketAddrV4,
+        mut make: impl FnMut(&mut Noise) -> (SocketAddrV4, Vec<u8>) + Send + 'static,
+    ) -> Self {
+        let forger = Forger::new(host);
+        Self::repeat(move |noise| {
+            let (from, content) = make(noise);
+            forger.udp(from, to, &content);
+            true
+        })
+    }
+
+    fn repeat(mut send: impl FnMut(&mut Noise) -> bool + Send + 'static) -> Self {
         let ending = Arc::new(AtomicBool::new(false));
         let end = ending.clone();
         let thread = std::thread::spawn(move || {
             let (mut noise, mut sent) = (Noise::new(7), 0);
-            let choices = u64::try_from(most - least + 1).unwrap();
             while !end.load(Ordering::Relaxed) {
-                let len = least + usize::try_from(noise.number() % choices).unwrap();
-                // A full queue, a device that is down: part of the exercise.
-                if socket.send_to(&noise.bytes(len), to).is_ok() {
-                    sent += 1;
-                }
+                sent += u64::from(send(&mut noise));
             }
             sent
         });

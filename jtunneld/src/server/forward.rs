@@ -119,13 +119,13 @@ impl Server {
                     open = Some(slot);
                     self.count_received(slot, &tally, result, now);
                 }
-                Payload::Keepalive(counter) => {
+                Payload::Keepalive(counter) if client.is_answer_due(now) => {
                     let answer = packet::answer(self.id, counter);
                     if let Err(error) = self.socket.try_send(&answer, &client.target) {
                         log_lost(&mut self.throttles.send, &error, client, now);
                     }
                 }
-                Payload::Alive | Payload::Answer(_) | Payload::Other => {}
+                Payload::Keepalive(_) | Payload::Alive | Payload::Answer(_) | Payload::Other => {}
             }
         }
         self.flush(open, buffer, now);

@@ -1,0 +1,253 @@
+//! What a thousand and four thousand clients cost one server, and what a flood does to it.
+
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddrV4};
+use std::time::{Duration, Instant};
+
+use support::config::client_id;
+use support::crowd::Crowd;
+use support::flood::Flood;
+use support::heartbeat::Heartbeat;
+use support::host::Host;
+use support::lab::{Lab, SERVER4};
+use support::peer::{datagram, keepalive};
+use support::proc;
+use support::tunnel::{Client, Server};
+use support::wait::wait_until;
+
+use crate::measure::{self, End};
+
+const PORT: u16 = 5886;
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The clients that carry traffic, and all.
+const BUSY: u16 = 10;
+const ALL: u16 = 4000;
+
+fn address() -> IpAddr {
+    SERVER4.parse().unwrap()
+}
+
+/// Waits until PROG has given this many devices their address.
+fn wait_progs(host: &Host, count: u16) {
+    wait_until(PATIENCE, "the addresses of all", || {
+        host.ip("-o -4 address show").matches("inet 10.").count() == usize::from(count)
+    });
+}
+
+/// Measures all, and returns a table.
+pub(crate) fn run(time: Duration) -> String {
+    let mut table = "| | is | required | aim |\n|---|---:|---:|---:|\n".to_owned();
+    let mut line = |what: &str, is: String, required: &str, aim: &str| {
+        eprintln!("{what}: {is}");
+        writeln!(table, "| {what} | {is} | {required} | {aim} |").unwrap();
+    };
+    for count in [1000, ALL] {
+        let (killed, answered, all) = come_back(count);
+        let what = format!("{count} clients back: answered, and every PROG done");
+        let is = format!("{answered:.1} s, {all:.1} s");
+        line(
+            &what,
+            is,
+            if count == 1000 { "10 s" } else { "" },
+            if count == 1000 { "3 s" } else { "" },
+        );
+        line(
+            &format!("end of a server with {count} clients"),
+            format!("{killed:.1} s"),
+            "",
+            "",
+        );
+    }
+    let (cost, memory, ratio) = idle_crowd(time);
+    line(
+        "server CPU with 4000 clients that keep alive every 25 s",
+        format!("{cost:.2} %"),
+        "3 %",
+        "1 %",
+    );
+    line(
+        "server memory for each client",
+        format!("{memory:.0} bytes"),
+        "2 KiB",
+        "500 bytes",
+    );
+    line(
+        "10 busy clients beside 3990 idle ones, against 10 alone",
+        format!("{ratio:.2}"),
+        "0.9",
+        "1.0",
+    );
+    for (name, make) in FLOODS {
+        let (rate, before, during, newcomer, grown, lines) = flood(make, time * 10);
+        let is = format!(
+            "{:.2} % lost, {:.2} ms (without {:.2} ms), newcomer in {newcomer:.1} s, memory {grown:+} KiB, {lines} lines, {:.0} 000/s",
+            during.0,
+            during.1,
+            before.1,
+            rate / 1000.0
+        );
+        line(
+            &format!("ping beside a flood of {name}"),
+            is,
+            "1 %, 2 s",
+            "0 %",
+        );
+    }
+    table
+}
+
+/// Seconds that a server takes to end, and then until all clients of a new one are answered and
+/// have their addresses.
+fn come_back(count: u16) -> (f64, f64, f64) {
+    let lab = Lab::direct();
+    let mut server = Server::new(&lab.server, 1..=count).start();
+    let crowd = Crowd::new(lab.client(), 1..=count, (address(), PORT));
+    crowd.knock();
+    wait_progs(&lab.server, count);
+    let since = Instant::now();
+    server.process().stop();
+    let ended = since.elapsed();
+    let since = Instant::now();
+    server.restart();
+    crowd.knock();
+    let answered = since.elapsed();
+    wait_progs(&lab.server, count);
+    let all = since.elapsed();
+    server.process().stop();
+    (
+        ended.as_secs_f64(),
+        answered.as_secs_f64(),
+        all.as_secs_f64(),
+    )
+}
+
+/// Percent of a processor for 4000 idle clients, bytes for each, and what they take from ten that
+/// are busy.
+fn idle_crowd(time: Duration) -> (f64, f64, f64) {
+    let lab = Lab::routed(usize::from(BUSY) + 1);
+    let mut server = Server::new(&lab.server, 1..=ALL).start();
+    let clients: Vec<Client> = (1..=BUSY)
+        .zip(&lab.clients)
+        .map(|(number, host)| Client::new(host, number).start())
+        .collect();
+    clients.iter().for_each(Client::wait_up);
+    let end = |host: &Host, address| End {
+        host: host.clone(),
+        address,
+        processes: Vec::new(),
+    };
+    let tunnels: Vec<(End, End)> = clients
+        .iter()
+        .map(|client| {
+            let inner = client.inner;
+            (
+                end(&client.host, inner.client4()),
+                end(&lab.server, inner.server4()),
+            )
+        })
+        .collect();
+    let pairs: Vec<_> = tunnels.iter().map(|(near, far)| (near, far)).collect();
+    let alone = measure::tcp(&pairs, time);
+    let before = private(server.pid());
+
+    let idle = &lab.clients[usize::from(BUSY)];
+    let crowd = Crowd::new(idle, BUSY + 1..=ALL, (address(), PORT));
+    crowd.knock();
+    wait_progs(&lab.server, ALL);
+    let grown = private(server.pid()) - before;
+    let used = measure::cpu_time(server.pid());
+    let (interval, watched) = (Duration::from_secs(25), Duration::from_secs(12));
+    crowd.keep_alive(interval, watched);
+    let cost = (measure::cpu_time(server.pid()) - used) / watched.as_secs_f64() * 100.0;
+    let beside = measure::tcp(&pairs, time);
+    server.process().stop();
+    (cost, grown / f64::from(ALL - BUSY), beside / alone)
+}
+
+/// Bytes of memory that only this process has.
+fn private(pid: nix::unistd::Pid) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    text.lines()
+        .filter(|line| line.starts_with("Private_"))
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
+        .sum::<f64>()
+        * 1024.0
+}
+
+type Make = fn(&Lab) -> Flood;
+
+const FLOODS: [(&str, Make); 5] = [
+    ("unknown identifiers", |lab| {
+        Flood::start(&lab.clients[1], (address(), PORT), 13, 13)
+    }),
+    ("junk of all lengths", |lab| {
+        Flood::start(&lab.clients[1], (address(), PORT), 0, 1400)
+    }),
+    ("64 KiB datagrams", |lab| {
+        Flood::start(&lab.clients[1], (address(), PORT), 65_000, 65_507)
+    }),
+    ("keepalives", |lab| {
+        let question = datagram(&client_id(3), &keepalive(7));
+        Flood::of(&lab.clients[1], (address(), PORT), move |_| {
+            question.clone()
+        })
+    }),
+    ("stolen identifiers from 1000 sources", |lab| {
+        let target = SocketAddrV4::new(SERVER4.parse().unwrap(), PORT);
+        Flood::forged(&lab.clients[1], target, |noise| {
+            let number = u16::try_from(noise.number() % 1000).unwrap();
+            let [high, low] = number.to_be_bytes();
+            let from = SocketAddrV4::new([10, 66, high, low].into(), 1024 + number);
+            (from, datagram(&client_id(3 + number % 10), &keepalive(7)))
+        })
+    }),
+];
+
+type Flooded = (f64, (f64, f64), (f64, f64), f64, i64, usize);
+
+/// Datagrams a second; percent of pings lost and their median, without and with the flood; seconds
+/// until a newcomer is in; KiB of memory and lines of the log.
+fn flood(make: Make, time: Duration) -> Flooded {
+    let lab = Lab::routed(2);
+    let server = Server::new(&lab.server, [1].into_iter().chain(3..=12)).start();
+    let client = Client::new(lab.client(), 1).start();
+    client.wait_up();
+    let pings = |count: u32| {
+        let (from, to) = (lab.client(), client.inner.server4());
+        let end = |host: &Host| End {
+            host: host.clone(),
+            address: to,
+            processes: Vec::new(),
+        };
+        let times = measure::pings(&end(from), &end(&lab.server), count);
+        let lost = 1.0 - times.len() as f64 / f64::from(count);
+        (
+            lost * 100.0,
+            times.get(times.len() / 2).copied().unwrap_or(f64::NAN),
+        )
+    };
+    let before = pings(300);
+    let resident = || i64::try_from(proc::resident(server.pid())).unwrap();
+    let (memory, lines) = (resident(), server.lines.all().len());
+    let flood = make(&lab);
+    let since = Instant::now();
+    let newcomer = Client::new(lab.client(), 2).options(&["-k", "1"]).start();
+    server.config.authorise(&client_id(2));
+    let authorised = Instant::now();
+    let beat = Heartbeat::start(lab.client(), &lab.server, newcomer.inner.server4());
+    let entered = beat.recovery(authorised);
+    drop(beat);
+    let count = (time.saturating_sub(since.elapsed()).as_millis() / 12).max(100);
+    let during = pings(u32::try_from(count).unwrap());
+    let lasted = since.elapsed();
+    let rate = flood.stop() as f64 / lasted.as_secs_f64();
+    let lines = server.lines.all().len() - lines;
+    (
+        rate,
+        before,
+        during,
+        entered.as_secs_f64(),
+        resident() - memory,
+        lines,
+    )
+}
