@@ -5,6 +5,8 @@ CARGO = cargo
 # Options of the benchmark: --rounds N, --seconds S, --only NAME,...
 BENCH =
 CARGO_TARGET_DIR ?= target
+# Of the soak test: seconds, and a seed.
+SOAK = 600
 # su leaves the administrator's directories out.
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -20,7 +22,7 @@ doc = $(prefix)/share/doc/jtunnel
 
 build = $(CARGO) build --release --locked $(addprefix -p ,$(names))
 
-.PHONY: all install uninstall check demo bench scale clean
+.PHONY: all install uninstall check demo bench scale soak clean
 
 all:
 	$(build)
@@ -57,6 +59,10 @@ bench:
 scale:
 	tests/require.sh build bench
 	$(CARGO) run --profile measure --locked -p jtunnel-tests --bin bench -- --scale $(BENCH) $(CARGO_TARGET_DIR)/scale.md
+
+soak:
+	tests/require.sh build check
+	$(CARGO) run --profile measure --locked -p jtunnel-tests --bin soak -- $(SOAK)
 
 clean:
 	$(CARGO) clean
