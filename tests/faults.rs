@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::heartbeat::Heartbeat;
 use support::host::Host;
-use support::lab::{Lab, SERVER4, SERVER6};
+use support::lab::{Lab, SERVER4, SERVER6, addresses, cable};
 use support::launch::Launch;
 use support::name_server::NameServer;
 use support::proc;
@@ -142,6 +142,63 @@ fn a_narrow_path_of_ipv6_needs_an_mtu() {
         tcp_both_ways(&lab.server, lab.client(), inner.client6(), 4),
     ];
     transfers.into_iter().for_each(|transfer| transfer.join());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_firewall_that_rejects_for_five_seconds() {
+    let tunnel = Tunnel::plain(Lab::behind_nat(1));
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let (inner, before) = (tunnel.client.inner, proc::twins(tunnel.client.pid()));
+    let beat = Heartbeat::start(client, server, inner.server4());
+    beat.wait_beats(20);
+    for host in [server, client] {
+        host.filter("reload", "output", "meta l4proto udp drop");
+    }
+    let since = Instant::now();
+    beat.wait_silence(since);
+    std::thread::sleep(Duration::from_secs(5).saturating_sub(since.elapsed()));
+    for host in [server, client] {
+        host.nft("delete table inet reload");
+    }
+    let time = beat.recovery(Instant::now());
+    println!("recovery: EPERM for 5 s: {:.3} s", time.as_secs_f64());
+    assert!(time < SLACK, "{time:?}");
+    // Neither has been started anew, and each has said it once.
+    assert_eq!(proc::twins(tunnel.client.pid()), before);
+    tunnel.server.lines.exactly("admitted", 1);
+    for (lines, least) in [(&tunnel.server.lines, 0), (&tunnel.client.lines, 1)] {
+        let told = lines.count("unable to send");
+        assert!((least..=2).contains(&told), "{:?}", lines.all());
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_server_with_an_address_on_each_of_two_links() {
+    let lab = Lab::routed(2);
+    cable(&lab.server, "eth1", lab.router(), "wan2");
+    addresses(&lab.server, "eth1", &["203.0.113.1/24"]);
+    addresses(lab.router(), "wan2", &["203.0.113.2/24"]);
+    let _server = Server::new(&lab.server, [1, 2]).start();
+    // The way back to both clients is by the first link; the second address is spoken to all the
+    // same, and the answer is to come from there.
+    for (number, address) in [(1, SERVER4), (2, "203.0.113.1")] {
+        let host = &lab.clients[usize::from(number) - 1];
+        let client = Client::new(host, number).to(address).options(&["-k", "1"]);
+        let client = client.start();
+        client.wait_up();
+        client.lines.wait(&format!("answers from {address}:5886"));
+        tcp_both_ways(&lab.server, host, client.inner.client4(), 1).join();
+        if number == 2 {
+            // And if the first link goes, by the second.
+            lab.server.ip("link set eth0 down");
+            lab.server.ip("route replace default via 203.0.113.2");
+            let beat = Heartbeat::start(host, &lab.server, client.inner.server4());
+            let time = beat.recovery(Instant::now());
+            assert!(time < SLACK, "{time:?}");
+        }
+    }
 }
 
 #[test]

@@ -267,7 +267,7 @@ mod tests {
     fn whatever_comes_nothing_panics() {
         let mut random = Random::new(2);
         let mut headers = [0; 256];
-        for _ in 0..300_000 {
+        for _ in 0..1_000_000 {
             let flow = Flow::ALL[random.below(4)];
             let len = random.below(200);
             let (mut packet, header) = super_packet(flow, 50, &[7; 200][..len]);

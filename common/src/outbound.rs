@@ -22,7 +22,7 @@ const HEADROOM: usize = if virtio_net::HEADER_LEN > HEADER_LEN {
     HEADER_LEN
 };
 /// Small packets gather in so many bytes, and one of any size always finds room behind them.
-const GATHER_LEN: usize = 32 * 1024;
+const GATHER_LEN: usize = 24 * 1024;
 const DATA_LEN: usize = GATHER_LEN + HEADROOM + MAX_PACKET;
 /// The longest rebuilt header, ours included: 40 bytes of IPv6, its extension headers, TCP.
 const HEAD_LEN: usize = 256;
@@ -46,6 +46,8 @@ pub struct Outbound {
     id: PeerId,
     /// Whether packets that are queued already leave together.
     batching: bool,
+    /// Whether there was no more than one packet in the last turn.
+    alone: bool,
     data: Box<[u8]>,
     used: usize,
     heads: Box<[u8]>,
@@ -59,6 +61,7 @@ impl Outbound {
         Self {
             id,
             batching,
+            alone: true,
             data: memory::room(DATA_LEN),
             used: 0,
             heads: memory::room(HEADS_LEN),
@@ -70,7 +73,7 @@ impl Outbound {
     /// Carries what is queued in the tun to the target, up to a bound. The first read waits if
     /// the tun's descriptor blocks. Returns why there is no more to read, if so it is.
     pub fn carry(&mut self, tun: &Tun, exit: &mut Exit<'_>) -> Result<(), Trouble> {
-        let (mut result, mut bytes) = (Ok(()), 0);
+        let (mut result, mut packets, mut bytes) = (Ok(()), 0, 0);
         for n in 0..MAX_PACKETS {
             let read = match n {
                 0 => tun.receive(self.room(tun)),
@@ -84,15 +87,19 @@ impl Outbound {
                 }
             };
             self.add(len, tun, exit);
-            if !self.batching || self.used > GATHER_LEN {
+            // One that is likely to be alone does not wait for the kernel to say so.
+            let first = n == 0 && self.alone;
+            if !self.batching || first || self.used > GATHER_LEN {
                 self.flush(exit);
             }
+            packets += 1;
             bytes += len;
             if bytes >= MAX_BYTES {
                 break;
             }
         }
         self.flush(exit);
+        self.alone = packets <= 1;
         result
     }
 
