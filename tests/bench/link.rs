@@ -364,16 +364,11 @@ impl Crowd {
             .map(|(number, host)| Client::new(host, number).start())
             .collect();
         clients.iter().for_each(Client::wait_up);
-        let end = |host: &Host, address| End {
-            host: host.clone(),
-            address,
-            processes: Vec::new(),
-        };
         let tunnels = clients
             .iter()
             .map(|client| {
                 let (near, far) = (client.inner.client4(), client.inner.server4());
-                (end(&lab.server, far), end(&client.host, near))
+                (End::plain(&lab.server, far), End::plain(&client.host, near))
             })
             .collect();
         Self {

@@ -17,6 +17,17 @@ pub(crate) struct End {
     pub(crate) processes: Vec<Pid>,
 }
 
+impl End {
+    /// One whose processes are of no interest.
+    pub(crate) fn plain(host: &Host, address: IpAddr) -> Self {
+        Self {
+            host: host.clone(),
+            address,
+            processes: Vec::new(),
+        }
+    }
+}
+
 /// A piece of TCP that is written and read at once.
 const PIECE: usize = 128 * 1024;
 /// Datagrams may be lost up to this share.

@@ -131,18 +131,13 @@ fn idle_crowd(time: Duration) -> (f64, f64, f64) {
         .map(|(number, host)| Client::new(host, number).start())
         .collect();
     clients.iter().for_each(Client::wait_up);
-    let end = |host: &Host, address| End {
-        host: host.clone(),
-        address,
-        processes: Vec::new(),
-    };
     let tunnels: Vec<(End, End)> = clients
         .iter()
         .map(|client| {
             let inner = client.inner;
             (
-                end(&client.host, inner.client4()),
-                end(&lab.server, inner.server4()),
+                End::plain(&client.host, inner.client4()),
+                End::plain(&lab.server, inner.server4()),
             )
         })
         .collect();
@@ -214,12 +209,8 @@ fn flood(make: Make, time: Duration) -> Flooded {
     client.wait_up();
     let pings = |count: u32| {
         let (from, to) = (lab.client(), client.inner.server4());
-        let end = |host: &Host| End {
-            host: host.clone(),
-            address: to,
-            processes: Vec::new(),
-        };
-        let times = measure::pings(&end(from), &end(&lab.server), count);
+        let (near, far) = (End::plain(from, to), End::plain(&lab.server, to));
+        let times = measure::pings(&near, &far, count);
         let lost = 1.0 - times.len() as f64 / f64::from(count);
         (
             lost * 100.0,
