@@ -334,7 +334,9 @@ impl Socket {
     pub fn set_receive_timeout(&self, limit: Duration) -> io::Result<()> {
         let seconds = limit.as_secs().try_into().unwrap_or(i32::MAX);
         let micros = limit.subsec_micros().max((limit.as_secs() == 0).into());
-        let value = TimeVal::new(seconds.into(), micros.into());
+        // Both fields are of 32 or of 64 bits, by machine.
+        let micros = micros.try_into().unwrap_or_default();
+        let value = TimeVal::new(seconds.into(), micros);
         Ok(setsockopt(&self.fd, sockopt::ReceiveTimeout, &value)?)
     }
 }
