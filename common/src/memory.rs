@@ -1,14 +1,17 @@
 //! Memory, of which small machines have little.
 
+use std::alloc::{Layout, handle_alloc_error};
+
 use nix::sys::sysinfo::sysinfo;
 
-/// From 128 KiB on allocators map pages for one piece alone (`M_MMAP_THRESHOLD`, mallopt(3)).
-const MAPPED: usize = 132 * 1024;
+use crate::sys::{Pages, map_pages};
 
-/// Room for this many bytes at least, all 0. What is never touched takes no memory, and dropping
-/// it gives back what does.
-pub fn room(len: usize) -> Box<[u8]> {
-    vec![0; len.max(MAPPED)].into()
+/// Room for this many bytes, all 0. What is never touched takes no memory, and dropping it gives
+/// back what does.
+pub fn room(len: usize) -> Pages {
+    map_pages(len).unwrap_or_else(|_| {
+        handle_alloc_error(Layout::array::<u8>(len).unwrap_or(Layout::new::<u8>()))
+    })
 }
 
 /// All of the machine's memory, in bytes; 0 if the kernel does not say. What waits in queues must

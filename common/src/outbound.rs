@@ -9,6 +9,7 @@ use crate::id::PeerId;
 use crate::memory;
 use crate::packet::{HEADER_LEN, is_addressed_to};
 use crate::socket::{Socket, Target};
+use crate::sys::Pages;
 use crate::tally::Tally;
 use crate::tun::{Trouble, Tun};
 use crate::virtio_net::{self, GsoType, VirtioNetHdr};
@@ -48,9 +49,9 @@ pub struct Outbound {
     batching: bool,
     /// Whether there was no more than one packet in the last turn.
     alone: bool,
-    data: Box<[u8]>,
+    data: Pages,
     used: usize,
-    heads: Box<[u8]>,
+    heads: Pages,
     heads_used: usize,
     batch: Batch,
 }

@@ -23,7 +23,7 @@ use common::outbound::Outbound;
 use common::packet::MAX_DATAGRAM;
 use common::program::Program;
 use common::socket::{Bind, Socket, is_nothing};
-use common::sys::{self, Wake};
+use common::sys::{self, Pages, Wake};
 use common::tally::Count;
 use common::throttle::Throttle;
 use common::tun::{Mode, Tun};
@@ -84,7 +84,7 @@ pub(crate) struct Client {
     outbound: Outbound,
     inbound: Inbound,
     /// What the socket receives.
-    buffer: Box<[u8]>,
+    buffer: Pages,
     received: Count,
     throttles: Throttles,
 }

@@ -21,7 +21,7 @@ use common::outbound::Outbound;
 use common::packet::MAX_DATAGRAM;
 use common::program::Program;
 use common::socket::{Bind, Socket};
-use common::sys::{self, Wake};
+use common::sys::{self, Pages, Wake};
 use common::throttle::Throttle;
 use common::tun::{Mode, Tun};
 use common::{identity, log, memory};
@@ -64,7 +64,7 @@ pub(crate) struct Server {
     outbound: Outbound,
     inbound: Inbound,
     /// What the socket receives.
-    buffer: Box<[u8]>,
+    buffer: Pages,
     /// Clients whose PROG is to be started.
     starts: VecDeque<PeerId>,
     next_start: Instant,
