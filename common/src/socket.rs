@@ -335,8 +335,8 @@ impl Socket {
         let seconds = limit.as_secs().try_into().unwrap_or(i32::MAX);
         let micros = limit.subsec_micros().max((limit.as_secs() == 0).into());
         // Both fields are of 32 or of 64 bits, by machine.
-        let micros = micros.try_into().unwrap_or_default();
-        let value = TimeVal::new(seconds.into(), micros);
+        let micros: i32 = micros.try_into().unwrap_or_default();
+        let value = TimeVal::new(seconds.into(), micros.into());
         Ok(setsockopt(&self.fd, sockopt::ReceiveTimeout, &value)?)
     }
 }
