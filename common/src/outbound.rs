@@ -25,9 +25,9 @@ const HEADROOM: usize = if virtio_net::HEADER_LEN > HEADER_LEN {
 /// Small packets gather in so many bytes, and one of any size always finds room behind them.
 const GATHER_LEN: usize = 24 * 1024;
 const DATA_LEN: usize = GATHER_LEN + HEADROOM + MAX_PACKET;
-/// The longest rebuilt header, ours included: 40 bytes of IPv6, its extension headers, TCP.
-const HEAD_LEN: usize = 256;
-const HEADS_LEN: usize = 64 * HEAD_LEN;
+/// Rebuilt headers, ours included: many of the usual 60 to 120 bytes, and one of any size, since
+/// IPv6 sets no bound to its extension headers.
+const HEADS_LEN: usize = HEADER_LEN + MAX_PACKET;
 /// Packets in one turn, and bytes: then another tun is due.
 const MAX_PACKETS: usize = 64;
 const MAX_BYTES: usize = 4 * MAX_PACKET;
@@ -151,7 +151,7 @@ impl Outbound {
         }
         let start = at.start - HEADER_LEN;
         self.data[start..at.start].copy_from_slice(self.id.as_bytes());
-        self.make_room(at.end - start, exit);
+        self.make_room(0, at.end - start, exit);
         self.batch.push(Segment {
             head: 0..0,
             body: start..at.end,
@@ -167,11 +167,8 @@ impl Outbound {
     ) -> Option<()> {
         let whole = SuperPacket::new(&self.data[at.clone()], header).ok()?;
         let head_len = HEADER_LEN + whole.header_len();
-        if head_len > HEAD_LEN {
-            return None;
-        }
         for n in 0..whole.count() {
-            self.make_room(head_len + whole.payload(n).len(), exit);
+            self.make_room(head_len, head_len + whole.payload(n).len(), exit);
             let start = self.heads_used;
             self.heads_used += head_len;
             let (id, headers) = self.heads[start..self.heads_used].split_at_mut(HEADER_LEN);
@@ -185,9 +182,10 @@ impl Outbound {
         Some(())
     }
 
-    /// Sends what has gathered if a datagram of this length can't join it.
-    fn make_room(&mut self, len: usize, exit: &mut Exit<'_>) {
-        if !self.batch.fits(len) {
+    /// Sends what has gathered if a datagram of these lengths, of which the first is that of a
+    /// rebuilt header, can't join it.
+    fn make_room(&mut self, head_len: usize, len: usize, exit: &mut Exit<'_>) {
+        if !self.batch.fits(len) || self.heads_used + head_len > self.heads.len() {
             self.send(exit);
         }
     }
@@ -204,5 +202,73 @@ impl Outbound {
         };
         self.batch.send(buffers, exit);
         self.heads_used = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::socket::Bind;
+    use crate::testing::{Flow, Random, super_packet};
+
+    const ID: PeerId = PeerId::from_bytes([7; PeerId::LEN]);
+
+    fn bind() -> Socket {
+        Socket::bind(&Bind {
+            address: Some("127.0.0.1:0".parse().expect("an address")),
+            port: 0,
+            mark: None,
+            nonblocking: false,
+            report_source: false,
+            offload: true,
+        })
+        .expect("a socket")
+    }
+
+    /// IPv6 with so many bytes of destination options before TCP (RFC 8200, 4.6).
+    fn with_options(packet: &[u8], header: &mut VirtioNetHdr, len: u16) -> Vec<u8> {
+        let mut longer = packet[..40].to_vec();
+        longer[6] = 60;
+        let mut options = vec![0; len.into()];
+        options[0] = 6;
+        options[1] = u8::try_from(len / 8 - 1).expect("one extension header");
+        longer.extend(options);
+        longer.extend(&packet[40..]);
+        header.checksum_start += len;
+        longer
+    }
+
+    #[test]
+    fn headers_of_any_length_pass() {
+        let (near, far) = (bind(), bind());
+        let to: SocketAddr = far.local_address().expect("its address");
+        let payload = Random::new(3).bytes(60_000);
+        for len in [8, 256, 2048] {
+            let (packet, mut header) = super_packet(Flow::TCP6, 1000, &payload);
+            let packet = with_options(&packet, &mut header, len);
+            let mut outbound = Outbound::new(ID, true);
+            let mut tally = Tally::default();
+            let mut exit = Exit {
+                socket: &near,
+                target: &mut near.target(to, None),
+                tally: &mut tally,
+            };
+            let at = HEADROOM..HEADROOM + packet.len();
+            outbound.data[at.clone()].copy_from_slice(&packet);
+            outbound.add_super(at, &header, &mut exit).expect("sound");
+            outbound.flush(&mut exit);
+            assert_eq!((tally.count.packets, tally.count.dropped), (60, 0), "{len}");
+            let (mut buffer, mut content) = (vec![0; MAX_PACKET], Vec::<u8>::new());
+            while content.len() < payload.len() {
+                let datagrams = far.receive(&mut buffer).expect("datagrams");
+                for range in datagrams.ranges() {
+                    let headers = HEADER_LEN + 40 + usize::from(len) + 32;
+                    content.extend(&buffer[range][headers..]);
+                }
+            }
+            assert!(content == payload, "{len}");
+        }
     }
 }
