@@ -11,8 +11,9 @@ use support::host::Host;
 use support::lab::{Lab, SERVER4, SERVER6, addresses};
 use support::peer::{Forger, Peer, answer, datagram, keepalive, udp_packet};
 use support::proc;
+use support::programs::offload_by_default;
 use support::sniffer::{self, Sniffer};
-use support::traffic::{Noise, ping, ping_works};
+use support::traffic::{Noise, Stream, ping, ping_works};
 use support::tunnel::{Client, Inner, Server, Tunnel};
 use support::wait::{PATIENCE, wait_until};
 
@@ -396,6 +397,44 @@ fn a_path_that_shrinks() {
             &options,
         );
         assert_eq!(result.received, 5, "outer MTU {mtu}");
+    }
+}
+
+/// Waits for datagrams that leave the host in one call, which the kernel shows as one; large ones do
+/// with -O.
+fn wait_segments(host: &Host, what: &str) {
+    let least = if offload_by_default() { 1500 } else { 1000 };
+    Sniffer::new(host, "eth0").wait(what, |packet| {
+        sniffer::udp(packet).is_some_and(|(from, to, content)| {
+            (from == 5886 || to == 5886) && content.len() > least
+        })
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_blackhole_under_load_is_no_reason_to_send_singly() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    let (near, far, inner) = (tunnel.lab.client(), &tunnel.lab.server, tunnel.client.inner);
+    for (host, other, to, outer, lines) in [
+        (near, far, inner.server4(), SERVER4, &tunnel.client.lines),
+        (
+            far,
+            near,
+            inner.client4(),
+            "198.51.100.2",
+            &tunnel.server.lines,
+        ),
+    ] {
+        let _load = Stream::start(host, other, to);
+        wait_segments(host, "segments");
+        for _ in 0..5 {
+            host.ip(&format!("route add blackhole {outer}"));
+            lines.wait("unable to send");
+            host.ip(&format!("route del blackhole {outer}"));
+        }
+        wait_segments(host, "segments after a blackhole");
+        lines.exactly("one by one", 0);
     }
 }
 

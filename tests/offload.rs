@@ -15,15 +15,11 @@ use support::host::Host;
 use support::lab::{Lab, SERVER4};
 use support::peer::{datagram, udp_packet};
 use support::process::Process;
+use support::programs::offload_by_default;
 use support::sniffer::{self, Sniffer};
 use support::traffic::{tcp_both_ways, udp_datagrams};
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_until};
-
-/// Whether the options from outside leave it on: with -O there is nothing to give up.
-fn offload_by_default() -> bool {
-    std::env::var_os("JTUNNEL_FLAGS").is_none()
-}
 
 /// Both directions at once, over IPv4 and IPv6 inside.
 fn transfers(lab: &Lab, inner: Inner, mebibytes: usize) {
@@ -127,9 +123,8 @@ const REFUSALS: [&str; 6] = [
     "setsockopt:error=ENOPROTOOPT:when=1",
     // A blocking descriptor can't be asked for what is there.
     "preadv2:error=EOPNOTSUPP",
-    // A device that can't do segments. In a row, since a send that fails is tried again without
-    // the source address.
-    "sendmsg:error=EIO:when=20..45",
+    // A device that can't do segments: many at once, then one, then the rest at once.
+    "sendmsg:error=EIO:when=20..80+2",
     // A kernel that does not take super-packets.
     "writev:error=EINVAL:when=20+9",
 ];
@@ -182,7 +177,8 @@ fn a_server_whose_kernel_refuses() {
     for refusal in refusals() {
         let lab = Lab::direct();
         let prog = server_prog(&lab.server, "up", "");
-        let server = Server::new(&lab.server, [1]);
+        // A server of many addresses would try each send that fails again without the address.
+        let server = Server::new(&lab.server, [1]).options(&["-b", SERVER4]);
         let process = start_failing(&server.launch().clone().operands([prog]), refusal);
         let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
         client.wait_up();

@@ -42,6 +42,13 @@ impl Segment {
     fn len(&self) -> usize {
         self.head.len() + self.body.len()
     }
+
+    fn parts<'a>(&self, buffers: Buffers<'a>) -> [&'a [u8]; 2] {
+        [
+            &buffers.heads[self.head.clone()],
+            &buffers.bodies[self.body.clone()],
+        ]
+    }
 }
 
 impl Batch {
@@ -73,70 +80,79 @@ impl Batch {
 
     /// Sends all datagrams, in one call if the path takes that, and is empty then.
     pub(crate) fn send(&mut self, buffers: Buffers<'_>, exit: &mut Exit<'_>) {
-        let sent = match self.segments.as_slice() {
-            [first, _, ..] if exit.target.segments(first.len()) => {
-                self.send_at_once(buffers, first.len(), exit)
+        let mut left = self.segments.as_slice();
+        // A blackhole route refuses single ones too, and one that goes away in the meantime takes
+        // the rest at once: that path is as good as before.
+        let mut tries = 2;
+        while let [first, rest @ ..] = left {
+            let len = first.len();
+            if tries > 0 && !rest.is_empty() && exit.target.segments(len) {
+                tries -= 1;
+                match send_at_once(left, buffers, len, exit) {
+                    Ok(()) => break,
+                    Err(error) if tries == 0 && exit.target.refuse_segments(len) => {
+                        exit.tally.gave_up = Some(error);
+                    }
+                    Err(_) => {}
+                }
             }
-            _ => false,
-        };
-        if !sent {
-            self.send_singly(buffers, exit);
+            if !send_one(first, buffers, exit) {
+                tries = 0;
+            }
+            left = rest;
         }
         self.segments.clear();
         self.bytes = 0;
         self.ended = false;
     }
-
-    /// False if the same datagrams are to go singly.
-    fn send_at_once(&self, buffers: Buffers<'_>, len: usize, exit: &mut Exit<'_>) -> bool {
-        let mut parts = [IoSlice::new(&[]); 2 * MAX_SEGMENTS];
-        let mut used = 0;
-        for segment in &self.segments {
-            for part in [
-                &buffers.heads[segment.head.clone()],
-                &buffers.bodies[segment.body.clone()],
-            ] {
-                parts[used] = IoSlice::new(part);
-                used += usize::from(!part.is_empty());
-            }
-        }
-        // At most MAX_BYTES.
-        let stride = u16::try_from(len).unwrap_or(u16::MAX);
-        match exit
-            .socket
-            .send_segments(&parts[..used], exit.target, stride)
-        {
-            Ok(()) => {
-                for segment in &self.segments {
-                    exit.tally.count.add(segment.len() - HEADER_LEN);
-                }
-                true
-            }
-            Err(error) if is_refusal(&error) => {
-                exit.target.refuse_segments(len);
-                exit.tally.gave_up = Some(error);
-                false
-            }
-            Err(error) => {
-                exit.tally.lose(self.segments.len(), error);
-                true
-            }
-        }
-    }
-
-    fn send_singly(&self, buffers: Buffers<'_>, exit: &mut Exit<'_>) {
-        for segment in &self.segments {
-            let head = IoSlice::new(&buffers.heads[segment.head.clone()]);
-            let body = IoSlice::new(&buffers.bodies[segment.body.clone()]);
-            match exit.socket.send(&[head, body], exit.target) {
-                Ok(()) => exit.tally.count.add(segment.len() - HEADER_LEN),
-                Err(error) => exit.tally.lose(1, error),
-            }
-        }
-    }
 }
 
-/// Whether the path does not take segments, or not of this length (udp_send_skb): EIO from a
+/// Fails if the same datagrams are to go singly.
+fn send_at_once(
+    segments: &[Segment],
+    buffers: Buffers<'_>,
+    len: usize,
+    exit: &mut Exit<'_>,
+) -> io::Result<()> {
+    let mut parts = [IoSlice::new(&[]); 2 * MAX_SEGMENTS];
+    let mut used = 0;
+    for segment in segments {
+        for part in segment.parts(buffers) {
+            parts[used] = IoSlice::new(part);
+            used += usize::from(!part.is_empty());
+        }
+    }
+    // At most MAX_BYTES.
+    let stride = u16::try_from(len).unwrap_or(u16::MAX);
+    match exit
+        .socket
+        .send_segments(&parts[..used], exit.target, stride)
+    {
+        Ok(()) => {
+            exit.target.accept_segments(len);
+            for segment in segments {
+                exit.tally.count.add(segment.len() - HEADER_LEN);
+            }
+        }
+        Err(error) if is_refusal(&error) => return Err(error),
+        Err(error) => exit.tally.lose(segments.len(), error),
+    }
+    Ok(())
+}
+
+/// Whether it left.
+fn send_one(segment: &Segment, buffers: Buffers<'_>, exit: &mut Exit<'_>) -> bool {
+    let parts = segment.parts(buffers).map(IoSlice::new);
+    let result = exit.socket.send(&parts, exit.target);
+    let left = result.is_ok();
+    match result {
+        Ok(()) => exit.tally.count.add(segment.len() - HEADER_LEN),
+        Err(error) => exit.tally.lose(1, error),
+    }
+    left
+}
+
+/// Whether the path may not take segments, or not of this length (udp_send_skb): EIO from a
 /// device without checksum offload or behind IPsec, EINVAL and EMSGSIZE from a smaller MTU.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(

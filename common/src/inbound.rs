@@ -69,10 +69,14 @@ impl Inbound {
                 }
             }
             Err(Trouble::Refused) if packets > 1 => {
-                tun.refuse_super_packets();
-                tally.gave_up = Some(Errno::EINVAL.into());
+                let before = tally.count.packets;
                 for packet in whole.packets {
                     write_packet(tun, &buffer[packet.clone()], tally)?;
+                }
+                // Unless single ones are refused too: then it is not for their number.
+                if tally.count.packets > before {
+                    tun.refuse_super_packets();
+                    tally.gave_up = Some(Errno::EINVAL.into());
                 }
             }
             Err(Trouble::Gone) => return Err(Trouble::Gone),

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -28,6 +28,8 @@ const BUFFER_SHARE: u64 = 32;
 
 /// No path has an MTU that this would not pass (RFC 791: 576).
 const SHORT_SEGMENT: usize = 512;
+/// How long segments that were refused go singly.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
 
 /// How the socket is to be set up.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +98,8 @@ pub struct Target {
     raw: RawAddress,
     /// The longest datagram that may leave as a segment of many, in bytes.
     max_segment: usize,
+    /// When a longer one was refused; never if the kernel has no segments.
+    refused: Option<Instant>,
 }
 
 impl Target {
@@ -109,16 +113,27 @@ impl Target {
         self.source
     }
 
-    /// Whether datagrams of this length may leave as segments.
+    /// Whether datagrams of this length may leave as segments. What was refused is tried again
+    /// after a while: paths change.
     pub fn segments(&self, len: usize) -> bool {
-        len <= self.max_segment
+        len <= self.max_segment || self.refused.is_some_and(|at| at.elapsed() >= REFUSED_FOR)
+    }
+
+    /// Segments of this length have left.
+    pub fn accept_segments(&mut self, len: usize) {
+        self.max_segment = self.max_segment.max(len);
     }
 
     /// Remembers that segments of this length were refused, so that they go singly. The error
     /// is the same for a path whose MTU is smaller and for a device that can't do it at all: a
-    /// short segment tells them apart.
-    pub fn refuse_segments(&mut self, len: usize) {
-        self.max_segment = if len > SHORT_SEGMENT { len - 1 } else { 0 };
+    /// short segment tells them apart. Returns whether that is news.
+    pub fn refuse_segments(&mut self, len: usize) -> bool {
+        let is_news = len <= self.max_segment;
+        self.refused = Some(Instant::now());
+        if is_news {
+            self.max_segment = if len > SHORT_SEGMENT { len - 1 } else { 0 };
+        }
+        is_news
     }
 }
 
@@ -253,6 +268,7 @@ impl Socket {
             source,
             raw: RawAddress::new(address, self.ipv6),
             max_segment: if self.segments { usize::MAX } else { 0 },
+            refused: None,
         }
     }
 
@@ -557,10 +573,30 @@ mod tests {
         let socket = bind(None);
         let to = "192.0.2.1:1".parse().expect("an address");
         let mut target = socket.target(to, None);
-        target.refuse_segments(1428);
+        assert!(target.refuse_segments(1428), "news");
         assert!(target.segments(1427) && !target.segments(1428));
-        target.refuse_segments(100);
+        assert!(target.refuse_segments(100));
         assert!(!target.segments(8));
+    }
+
+    #[test]
+    fn refused_segments_are_tried_again() {
+        let socket = bind(None);
+        let to = "192.0.2.1:1".parse().expect("an address");
+        let mut target = socket.target(to, None);
+        target.refuse_segments(1428);
+        for tried in [true, false] {
+            target.refused = Instant::now().checked_sub(REFUSED_FOR);
+            assert!(target.segments(1428));
+            match tried {
+                true => assert!(!target.refuse_segments(1428), "no news"),
+                false => target.accept_segments(1428),
+            }
+            assert_eq!(target.segments(1428), !tried);
+        }
+        let mut never = socket.target(to, None);
+        never.max_segment = 0;
+        assert!(!never.segments(8), "a kernel that has none");
     }
 
     #[test]

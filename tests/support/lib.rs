@@ -29,7 +29,7 @@ mod namespace;
 pub mod peer;
 pub mod proc;
 pub mod process;
-mod programs;
+pub mod programs;
 pub mod relay;
 pub mod sniffer;
 mod stale;

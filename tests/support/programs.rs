@@ -57,3 +57,8 @@ pub(crate) fn command(program: &str) -> Command {
 pub(crate) fn flags() -> Vec<String> {
     words("JTUNNEL_FLAGS")
 }
+
+/// Whether the options from outside leave it on: with -O there is nothing to give up.
+pub fn offload_by_default() -> bool {
+    flags().is_empty()
+}

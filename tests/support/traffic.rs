@@ -147,6 +147,30 @@ pub fn tcp_both_ways(from: &Host, to: &Host, address: IpAddr, mebibytes: usize) 
     Transfer(vec![client, server])
 }
 
+/// TCP from one host to the other that goes on until it is dropped.
+pub struct Stream(TcpStream);
+
+impl Stream {
+    /// Sends as fast as it can from one host to an address of the other.
+    pub fn start(from: &Host, to: &Host, address: IpAddr) -> Self {
+        let listener = to.run(move || TcpListener::bind((address, 0))).unwrap();
+        let target = listener.local_addr().unwrap();
+        let stream = from.run(move || TcpStream::connect_timeout(&target, PATIENCE).unwrap());
+        let (mut source, (mut drain, _)) =
+            (stream.try_clone().unwrap(), listener.accept().unwrap());
+        drain.set_read_timeout(Some(PATIENCE)).unwrap();
+        std::thread::spawn(move || while source.write_all(&[7; BLOCK]).is_ok() {});
+        std::thread::spawn(move || std::io::copy(&mut drain, &mut std::io::sink()));
+        Self(stream)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
 /// A UDP socket on a host, with a time-out.
 pub fn udp(host: &Host, address: SocketAddr) -> UdpSocket {
     let socket = host.run(move || UdpSocket::bind(address)).unwrap();
