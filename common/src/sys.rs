@@ -303,11 +303,19 @@ pub fn map_pages(len: usize) -> io::Result<Pages> {
     Ok(Pages { start, len })
 }
 
+impl Default for Pages {
+    /// None at all.
+    fn default() -> Self {
+        let start = NonNull::dangling();
+        Self { start, len: 0 }
+    }
+}
+
 impl Deref for Pages {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `map_pages` made these bytes, and nobody else knows of them.
+        // SAFETY: `map_pages` made these bytes, if any, and nobody else knows of them.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -321,9 +329,11 @@ impl DerefMut for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: `map_pages` made these bytes, and with their owner no borrow is left. It cannot
-        // fail for a mapping that is whole.
-        let _ = unsafe { munmap(self.start.cast(), self.len) };
+        if self.len > 0 {
+            // SAFETY: `map_pages` made these bytes, and with their owner no borrow is left. It
+            // cannot fail for a mapping that is whole.
+            let _ = unsafe { munmap(self.start.cast(), self.len) };
+        }
     }
 }
 

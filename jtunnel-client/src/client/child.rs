@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use common::error::reason;
 use common::log;
-use common::sys::{self, Fork};
+use common::sys::{self, Fork, Pages};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -36,7 +36,7 @@ impl Client {
         match sys::fork() {
             Ok(Fork::Child) => {
                 // What is received is the parent's.
-                self.buffer = Box::default();
+                self.buffer = Pages::default();
                 let sender = Sender {
                     tun,
                     socket: &self.socket,
