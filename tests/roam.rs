@@ -362,6 +362,39 @@ fn the_servers_name_moves() {
 
 #[test]
 #[ignore = "needs root"]
+fn the_servers_name_moves_from_an_address_without_a_way() {
+    let lab = Lab::direct();
+    let name = |address: &str| {
+        lab.client()
+            .etc("hosts", &format!("{address} tunnel.example\n"))
+    };
+    // A name server that lies at boot: nothing may be sent to this address.
+    name("255.255.255.255");
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .options(&["-k", "1"])
+        .start();
+    client
+        .lines
+        .wait("unable to send to 255.255.255.255:5886: ");
+    name(SERVER6);
+    client.wait_up();
+    // The uplink has no IPv6 any more.
+    lab.client().ip("-6 address flush dev eth0");
+    lab.client().ip("-6 route flush dev eth0");
+    name(SERVER4);
+    let since = Instant::now();
+    client.lines.wait("sending to 198.51.100.1:5886");
+    report(
+        "server's name moved, no way to the old address",
+        since.elapsed(),
+    );
+    client.wait_up();
+}
+
+#[test]
+#[ignore = "needs root"]
 fn all_addresses_of_a_name_are_tried() {
     let lab = Lab::direct();
     // In the order in which getaddrinfo returns them (RFC 6724).

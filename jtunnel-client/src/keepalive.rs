@@ -15,6 +15,8 @@ pub(crate) struct Keepalive {
     next: Instant,
     /// For those that could not be sent.
     retry: Backoff,
+    /// So many in a row.
+    failures: u32,
     counter: u32,
     sent: Option<Instant>,
     /// Sent since the server was heard last.
@@ -31,6 +33,7 @@ impl Keepalive {
             interval,
             next: now,
             retry: Backoff::default(),
+            failures: 0,
             counter: 0,
             sent: None,
             unanswered: 0,
@@ -71,13 +74,17 @@ impl Keepalive {
         self.sent = Some(now);
         self.unanswered += 1;
         self.retry = Backoff::default();
+        self.failures = 0;
         self.next = now + self.interval.unwrap_or_default();
     }
 
     /// It could not leave: no route, no address. It is tried again sooner than in an interval.
-    pub(crate) fn failed(&mut self, now: Instant) {
+    /// True with every third in a row: this may not be the way to the server any more.
+    pub(crate) fn failed(&mut self, now: Instant) -> bool {
         let wait = self.retry.next_wait();
         self.next = now + wait.min(self.interval.unwrap_or_default());
+        self.failures = self.failures.saturating_add(1);
+        self.failures.is_multiple_of(UNANSWERED)
     }
 
     /// One is due now: there is another address or port to try.
@@ -166,12 +173,17 @@ mod tests {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some(INTERVAL), start);
         let mut now = start;
-        for wait in [1, 2, 4, 8, 16, 25, 25] {
-            keepalive.failed(now);
+        for (n, wait) in (1..).zip([1, 2, 4, 8, 16, 25, 25]) {
+            assert_eq!(keepalive.failed(now), n % 3 == 0, "{n} in a row");
             assert_eq!(keepalive.next(), Some(now + Duration::from_secs(wait)));
             now += Duration::from_secs(wait);
         }
         assert!(!keepalive.take_silence());
+        send(&mut keepalive, now);
+        assert!(
+            !keepalive.failed(now) && !keepalive.failed(now),
+            "a new row"
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::resolver::Answer;
 
 impl Client {
     /// Sends a keepalive. If it can't leave, the server's other addresses are tried: there may
-    /// be a route to one of them.
+    /// be a route to one of them. If none takes it for a while the name may mean others by now.
     pub(super) fn send_keepalive(&mut self, now: Instant) {
         let counter = self.keepalive.next_counter();
         let datagram = packet::keepalive(self.id, counter);
@@ -42,7 +42,9 @@ impl Client {
             }
             address = self.after(address);
         }
-        self.keepalive.failed(now);
+        if self.keepalive.failed(now) {
+            self.resolver.start(now);
+        }
     }
 
     /// Three keepalives were not answered: a NAT may hold on to a mapping that leads nowhere, or
