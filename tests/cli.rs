@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use support::config::{Config, SERVER_ID, client_id};
 use support::host::Host;
@@ -82,6 +82,24 @@ fn help_and_version() {
                 true => assert!(said.starts_with(&format!("usage: {program} ")), "{said}"),
                 false => assert_eq!(said, format!("{program} {}\n", env!("CARGO_PKG_VERSION"))),
             }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_cannot_be_printed_is_an_error() {
+    let host = Host::new("host");
+    for program in PROGRAMS {
+        for option in ["-h", "-V", "-I"] {
+            let mut command = Launch::new(&host, program)
+                .options(["-d", "config", option])
+                .command();
+            command.stdin(Stdio::null()).stderr(Stdio::piped());
+            command.stdout(fs::File::create("/dev/full").unwrap());
+            let output = host.spawn(command).wait_with_output().unwrap();
+            let reason = "unable to write to standard output: No space left on device";
+            assert_set_up_failed(&output, &format!("{program}: {reason}"));
         }
     }
 }

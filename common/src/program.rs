@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::background::{self, Started};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::options::{Action, Common};
 use crate::pidfile::PidFile;
 use crate::{identity, log};
@@ -48,16 +48,17 @@ pub fn main<P: Program>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn act<P: Program>(action: Action<P::Config>) -> Result<u8> {
-    let mut stdout = std::io::stdout();
-    let _ = match action {
+    let text = match action {
         Action::Run(config) => return run::<P>(config),
-        Action::Help => write!(stdout, "{}", P::USAGE),
-        Action::Version => writeln!(stdout, "{} {}", P::NAME, env!("CARGO_PKG_VERSION")),
-        Action::ShowId(common) => {
-            let id = identity::of(&common, P::PEERS)?;
-            writeln!(stdout, "{}", id.hex())
-        }
+        Action::Help => P::USAGE.to_owned(),
+        Action::Version => format!("{} {}\n", P::NAME, env!("CARGO_PKG_VERSION")),
+        Action::ShowId(common) => identity::of(&common, P::PEERS)?.hex() + "\n",
     };
+    let mut stdout = std::io::stdout();
+    let written = stdout.write_all(text.as_bytes());
+    written
+        .and_then(|()| stdout.flush())
+        .context(|| "write to standard output".into())?;
     Ok(0)
 }
 
