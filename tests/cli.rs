@@ -12,6 +12,7 @@ use support::config::{Config, SERVER_ID, client_id};
 use support::host::Host;
 use support::launch::Launch;
 use support::peer::Peer;
+use support::process::Process;
 
 const PROGRAMS: [&str; 2] = ["jtunneld", "jtunnel-client"];
 
@@ -527,7 +528,34 @@ fn the_pid_file_cannot_be_written() {
             assert_set_up_failed(&output, &format!("{program}: {message}"));
         }
     }
+    let fifo = host.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let launch = with_id(&host, "jtunneld").options(["-P", "fifo"]);
+    let output = launch.operands(["/bin/true"]).output();
+    let message = format!(
+        "unable to write {}: No such device or address",
+        fifo.display()
+    );
+    assert_set_up_failed(&output, &format!("jtunneld: {message}"));
     assert!(host.pids().is_empty());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nobody_else_may_write_the_pid_file() {
+    let host = Host::new("host");
+    let inner = with_id(&host, "jtunneld")
+        .options(["-f", "-P", "pid"])
+        .operands(["/bin/true"])
+        .command();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "umask 0; exec \"$@\"", "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.current_dir(host.path(""));
+    let server = Process::spawn(&host, command);
+    server.lines.wait("started: ");
+    let mode = fs::metadata(host.path("pid")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o644);
 }
 
 #[test]

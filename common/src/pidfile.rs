@@ -1,7 +1,8 @@
 //! The pid file: written at start, removed at exit.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use crate::error::{Context, Result};
@@ -17,13 +18,23 @@ impl PidFile {
     /// Writes the number of this process to `path`.
     pub fn write(path: PathBuf) -> Result<Self> {
         let content = format!("{}\n", std::process::id());
-        fs::write(&path, &content).context(|| format!("write {}", path.display()))?;
+        // Whoever can write the file sends root's signals where he likes, so the mode is not the
+        // umask's affair. A FIFO must not hold up the start.
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o644)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(&path);
+        file.and_then(|mut file| file.write_all(content.as_bytes()))
+            .context(|| format!("write {}", path.display()))?;
         Ok(Self { path, content })
     }
 
     /// Whether the file is still ours: a program started later may have written its own.
     fn is_ours(&self) -> io::Result<bool> {
-        Ok(fs::read_to_string(&self.path)? == self.content)
+        Ok(self.path.metadata()?.is_file() && fs::read_to_string(&self.path)? == self.content)
     }
 }
 
