@@ -132,6 +132,8 @@ fn wrong_values_of_options() {
         ("-b", "192.0.2.1:80", address),
         ("-b", "fe80::1%nosuchdevice", address),
         ("-b", "", address),
+        ("-d", "", "not a path"),
+        ("-P", "", "not a path"),
     ] {
         for program in PROGRAMS {
             let launch = Launch::new(&host, program).options([option, value]);
@@ -165,6 +167,8 @@ fn wrong_identifiers_are_not_repeated() {
                 &output,
                 "-i: not an identifier of 16 lower-case hex digits",
             );
+            let output = Launch::new(&host, program).options(["-I", id]).output();
+            assert_wrong_usage(program, &output, "-I takes no argument");
         }
     }
 }

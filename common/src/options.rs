@@ -111,8 +111,9 @@ pub fn other_action<Config>(line: &CommandLine) -> Result<Option<Action<Config>>
     } else if line.matches.opt_present("V") {
         Some(Action::Version)
     } else if line.matches.opt_present("I") {
-        if let Some(word) = line.free.first() {
-            return Err(Error::Usage(format!("-I takes no argument: {word:?}")));
+        // What somebody puts there may be an identifier, which works like a password.
+        if !line.free.is_empty() {
+            return Err(Error::Usage("-I takes no argument".into()));
         }
         Some(Action::ShowId(common(&line.matches)?))
     } else {
@@ -136,7 +137,7 @@ pub fn common(matches: &Matches) -> Result<Common> {
             "an identifier of 16 lower-case hex digits",
             parse,
         )?,
-        directory: absolute(matches.opt_str("d").as_deref().unwrap_or(DEFAULT_DIRECTORY))?,
+        directory: path(matches, "d")?.unwrap_or_else(|| DEFAULT_DIRECTORY.into()),
         mark: value(
             matches,
             "M",
@@ -150,10 +151,7 @@ pub fn common(matches: &Matches) -> Result<Common> {
             |text| parse(text).filter(|&mtu: &u16| mtus.contains(&mtu.into())),
         )?
         .unwrap_or(DEFAULT_MTU),
-        pid_file: matches
-            .opt_str("P")
-            .map(|path| absolute(&path))
-            .transpose()?,
+        pid_file: path(matches, "P")?,
     })
 }
 
@@ -201,8 +199,9 @@ fn address(text: &str) -> Option<SocketAddr> {
 }
 
 /// Made absolute at once: in the background the working directory is another.
-fn absolute(path: &str) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|e| Error::Usage(format!("{path:?}: {e}")))
+fn path(matches: &Matches, option: &str) -> Result<Option<PathBuf>> {
+    let absolute = |text: &str| std::path::absolute(text).ok();
+    value(matches, option, "a path", absolute)
 }
 
 #[cfg(test)]
