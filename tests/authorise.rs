@@ -363,6 +363,11 @@ fn any_identifier_but_not_any_address() {
         .lines
         .wait_next("status: device", || client.signal(Signal::SIGUSR1));
     assert!(status.ends_with("dropped 2"), "{status}");
+    // The directory is of no interest, be it there or not.
+    fs::remove_dir(client.config.peers()).unwrap();
+    client.reload();
+    client.lines.exactly("unable to read", 0);
+    client.lines.exactly("authorised servers", 0);
 }
 
 #[test]

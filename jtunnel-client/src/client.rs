@@ -277,9 +277,11 @@ impl Client {
             self.reap(now);
         }
         if signals.contains(Signal::SIGHUP) {
-            self.reload(now);
-            let count = self.authorized.count();
-            log::info(format_args!("authorised servers: {count}"));
+            if !self.config.accept_any {
+                self.reload(now);
+                let count = self.authorized.count();
+                log::info(format_args!("authorised servers: {count}"));
+            }
             self.resolver.start(now);
             // Who sends HUP has news of the network.
             self.keepalive.hurry(now);
