@@ -195,6 +195,29 @@ fn term_is_never_lost() {
 
 #[test]
 #[ignore = "needs root"]
+fn hup_and_usr1_during_the_set_up_end_nothing() {
+    let lab = Lab::direct();
+    let config = Config::server(&lab.server, "server", SERVER_ID);
+    let launch = Launch::server(&lab.server).options(["-d".as_ref(), config.path.as_os_str()]);
+    let launch = launch.operands(["/bin/true"]);
+    for _ in 0..20 {
+        let mut server = launch.start();
+        // The first device is there for a moment in the midst of the set-up.
+        let fds = format!("/proc/{}/fd", server.pid());
+        let tun = |fd: fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|p| p.ends_with("net/tun"));
+        wait_until(PATIENCE, "the set-up", || {
+            let mut open = fs::read_dir(&fds).unwrap().flatten();
+            open.any(tun) || server.lines.count("started: ") > 0
+        });
+        server.signal(Signal::SIGHUP);
+        server.signal(Signal::SIGUSR1);
+        server.lines.wait("started: ");
+        server.stop();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn no_usr1_is_lost() {
     let tunnel = Tunnel::plain(Lab::direct());
     let beat = Heartbeat::start(

@@ -4,11 +4,13 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+use nix::sys::signal::Signal;
+
 use crate::background::{self, Started};
 use crate::error::{Context, Error, Result};
 use crate::options::{Action, Common};
 use crate::pidfile::PidFile;
-use crate::{identity, log};
+use crate::{identity, log, sys};
 
 /// One of the two programs.
 pub trait Program: Sized {
@@ -66,6 +68,9 @@ fn act<P: Program>(action: Action<P::Config>) -> Result<u8> {
 fn run<P: Program>(config: P::Config) -> Result<u8> {
     let common = P::common(&config).clone();
     log::init(P::NAME, common.foreground, common.verbose);
+    // Until they are caught: a hook of the network that sends HUP to all there are must not end
+    // one that is about to start. What they ask for is done at start anyhow, or not yet there.
+    sys::ignore_signals(&[Signal::SIGHUP, Signal::SIGUSR1]).context(|| "ignore signals".into())?;
     let mut program = P::new(config)?;
     let ready = match background::start(common.foreground)? {
         Started::Parent(status) => return Ok(status),

@@ -403,7 +403,7 @@ pub fn default_signals(signals: &[Signal]) -> io::Result<()> {
     set_handler(signals, SigHandler::SigDfl)
 }
 
-/// Ignores these signals. For children that never start another program.
+/// Ignores these signals. For a time when no other program is started, which would inherit that.
 pub fn ignore_signals(signals: &[Signal]) -> io::Result<()> {
     set_handler(signals, SigHandler::SigIgn)
 }
