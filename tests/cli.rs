@@ -519,6 +519,23 @@ fn the_address_is_in_use() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_server_of_another_family_than_the_socket() {
+    let host = Host::new("host");
+    for (own, server, shown) in [
+        ("127.0.0.1", "2001:db8::1", "[2001:db8::1]"),
+        ("::1", "192.0.2.1", "192.0.2.1"),
+    ] {
+        let launch = with_id(&host, "jtunnel-client").options(["-b", own, "-p", "5886"]);
+        let output = launch.operands([server, "5887", "/bin/true"]).output();
+        let own = if own.contains(':') { "[::1]" } else { own };
+        let reason = "Address family not supported by protocol";
+        let message = format!("unable to send to {shown}:5887 from {own}:5886: {reason}");
+        assert_set_up_failed(&output, &format!("jtunnel-client: {message}"));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn the_pid_file_cannot_be_written() {
     let host = Host::new("host");
     for program in PROGRAMS {
@@ -578,11 +595,15 @@ fn the_ends_of_the_ranges_are_good() {
             .start();
         server.lines.wait("started: ");
         server.stop();
+        let server = match options.contains(&"fe80::1%lo") {
+            true => "::1",
+            false => "127.0.0.1",
+        };
         for keepalive in ["0", "1", "3600"] {
             let mut client = with_id(&host, "jtunnel-client")
                 .options(options)
                 .options(["-k", keepalive])
-                .operands(["127.0.0.1", "65535", "true"])
+                .operands([server, "65535", "true"])
                 .start();
             client.lines.wait("started: ");
             client.stop();

@@ -28,6 +28,7 @@ use common::tally::Count;
 use common::throttle::Throttle;
 use common::tun::{Mode, Tun};
 use common::{identity, log, memory};
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
@@ -127,6 +128,14 @@ impl Program for Client {
             offload: options.offload,
         };
         let socket = Socket::bind(&bind)?;
+        let resolver = Resolver::new(config.address.clone(), config.port);
+        // A name may come to mean another address, a literal one never will.
+        if let Some(server) = resolver.literal().filter(|&a| !socket.reaches(a)) {
+            let local = socket
+                .local_address()
+                .context(|| "name the socket".into())?;
+            return Err(Errno::EAFNOSUPPORT).context(|| format!("send to {server} from {local}"));
+        }
         let tun_mode = Mode {
             mtu: options.mtu,
             nonblocking: false,
@@ -146,7 +155,7 @@ impl Program for Client {
             authorized: Authorized::new(options.directory.join(Self::PEERS), now),
             hook,
             prog: None,
-            resolver: Resolver::new(config.address.clone(), config.port),
+            resolver,
             addresses: Vec::new(),
             server: None,
             sender: None,
