@@ -233,6 +233,32 @@ fn devices_deleted_again_and_again() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_name_that_is_cleaned_up_after_keeps_nobody_out() {
+    let lab = Lab::direct();
+    let stays = "trap '' TERM; : >$0.$TUN_DEV_NAME; while :; do sleep 1000; done";
+    let prog = lab.server.script("stays", stays);
+    let server = Server::new(&lab.server, [1, 2, 3]).start_with(&[prog]);
+    let peer = Peer::new(lab.client());
+    for number in [1, 2] {
+        peer.knock(&client_id(number), TO, SERVER_ID);
+    }
+    let tuns = lab.server.wait_tuns(2);
+    for tun in &tuns {
+        let runs = lab.server.path(&format!("stays.{tun}"));
+        wait_until(PATIENCE, "PROG", || runs.exists());
+        lab.server.ip(&format!("link del {tun}"));
+    }
+    server.lines.wait_nth("is gone", 2);
+    peer.knock(&client_id(3), TO, SERVER_ID);
+    // The two PROGs have 5 seconds.
+    server.lines.exactly("forgotten", 0);
+    server.lines.exactly("unable to", 0);
+    assert_eq!(lab.server.tuns().len(), 1);
+    assert!(!tuns.contains(&lab.server.tuns()[0]));
+}
+
+#[test]
+#[ignore = "needs root"]
 fn no_device_file_for_the_next_client() {
     let lab = Lab::direct();
     let server = Server::new(&lab.server, [1, 2]).start();

@@ -18,6 +18,8 @@ use crate::clients::{Client, Prog, Slot};
 const START_INTERVAL: Duration = Duration::from_millis(2);
 /// After a device could not be made, the next try.
 const TUN_RETRY: Duration = Duration::from_secs(1);
+/// Devices that are made in vain for the sake of one. More names in use are worth a wait.
+const MAX_HELD: usize = 8;
 /// Descriptors that are kept for PROG, the log and the configuration directory.
 const RESERVED_DESCRIPTORS: u64 = 16;
 
@@ -69,22 +71,30 @@ impl Server {
     }
 
     fn open_tun(&mut self) -> Result<Tun> {
-        let tun = Tun::open(self.tun_mode)?;
-        let number = u64::try_from(tun.as_fd().as_raw_fd()).unwrap_or_default();
-        if number + RESERVED_DESCRIPTORS >= self.max_descriptor {
-            return Err(Errno::EMFILE).context(|| "create a tun device".into());
-        }
         // A deleted device leaves its name to the next one, while PROG still cleans up after it.
-        for &slot in &self.closing {
-            if self
-                .clients
-                .get(slot)
-                .is_some_and(|c| c.tun.name() == tun.name())
-            {
+        // Who holds that next one gets another name, and nobody has to wait.
+        let mut held = Vec::new();
+        loop {
+            let tun = Tun::open(self.tun_mode)?;
+            let number = u64::try_from(tun.as_fd().as_raw_fd()).unwrap_or_default();
+            if number + RESERVED_DESCRIPTORS >= self.max_descriptor {
+                return Err(Errno::EMFILE).context(|| "create a tun device".into());
+            }
+            if !self.is_name_in_use(tun.name()) {
+                return Ok(tun);
+            }
+            if held.len() == MAX_HELD {
                 return Err(Errno::EBUSY).context(|| format!("use {} again", tun.name()));
             }
+            held.push(tun);
         }
-        Ok(tun)
+    }
+
+    /// Whether PROG of a client that goes still cleans up after a device of this name.
+    fn is_name_in_use(&mut self, name: &str) -> bool {
+        let clients = &mut self.clients;
+        let mut going = self.closing.iter();
+        going.any(|&slot| clients.get(slot).is_some_and(|c| c.tun.name() == name))
     }
 
     fn insert(
