@@ -250,6 +250,11 @@ fn a_name_that_is_cleaned_up_after_keeps_nobody_out() {
     }
     server.lines.wait_nth("is gone", 2);
     peer.knock(&client_id(3), TO, SERVER_ID);
+    // What comes for a device that is gone counts as lost.
+    peer.send(&client_id(1), &[0x45; 20], TO);
+    peer.knock(&client_id(3), TO, SERVER_ID);
+    server.signal(Signal::SIGUSR1);
+    assert!(server.lines.wait(" (deleted) ").ends_with(" dropped 1"));
     // The two PROGs have 5 seconds.
     server.lines.exactly("forgotten", 0);
     server.lines.exactly("unable to", 0);

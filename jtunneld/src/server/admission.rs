@@ -32,8 +32,13 @@ impl Server {
         now: Instant,
     ) -> Option<Slot> {
         if let Some(slot) = self.clients.find(id) {
-            // While it is being closed PROG still cleans up; a new tunnel comes after.
-            return self.clients.closing_at(slot).is_none().then_some(slot);
+            let client = self.clients.get(slot)?;
+            if client.closing.is_none() {
+                return Some(slot);
+            }
+            // PROG still cleans up; a new tunnel comes after.
+            client.received.dropped += 1;
+            return None;
         }
         if !self.is_authorized(id, now) {
             self.discards.unknown += 1;
