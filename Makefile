@@ -7,6 +7,11 @@ BENCH =
 CARGO_TARGET_DIR ?= target
 # Of the soak test: seconds, and a seed.
 SOAK = 600
+# Small machines; `make static TARGET=...` builds for some of them.
+mips = mips-unknown-linux-musl
+targets = $(mips) mipsel-unknown-linux-musl armv7-unknown-linux-musleabihf \
+	aarch64-unknown-linux-musl x86_64-unknown-linux-musl
+TARGET = $(targets)
 # su leaves the administrator's directories out.
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -22,7 +27,10 @@ doc = $(prefix)/share/doc/jtunnel
 
 build = $(CARGO) build --release --locked $(addprefix -p ,$(names))
 
+boot = $(CARGO) run --quiet --locked -p jtunnel-tests --bin boot --
+
 .PHONY: all install uninstall check demo bench scale soak clean
+.PHONY: static static-all emulate boot-test boot-test-be size
 
 all:
 	$(build)
@@ -63,6 +71,32 @@ scale:
 soak:
 	tests/require.sh build check
 	$(CARGO) run --profile measure --locked -p jtunnel-tests --bin soak -- $(SOAK)
+
+# One static file of each program, for routers.
+static:
+	tests/require.sh static
+	tests/embedded/static.sh $(TARGET)
+
+static-all:
+	$(MAKE) static
+	tests/embedded/sizes.sh
+
+# The test suite on these files, by emulated processors on this machine's kernel.
+emulate:
+	tests/require.sh build check static emulate
+	tests/embedded/static.sh -t $(TARGET)
+	tests/embedded/emulate.sh $(TARGET)
+
+# Whole routers, started from their /etc/rc.local.
+boot-test: TARGET = $(filter-out $(mips) armv7%,$(targets))
+boot-test: static
+	tests/require.sh build boot
+	$(boot) mipsel arm64 amd64
+
+boot-test-be: TARGET = $(mips)
+boot-test-be: static
+	tests/require.sh build boot boot-be
+	$(boot) mips
 
 clean:
 	$(CARGO) clean

@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
 
 usage() {
-    echo "usage: tests/require.sh build|check|demo|bench|lint ..." >&2
+    echo "usage: tests/require.sh build|check|demo|bench|lint|static|emulate|boot|boot-be|size ..." >&2
     exit 100
 }
 
@@ -19,6 +19,12 @@ needs() {
     demo) echo root tun busybox ip iperf3 nft ping sha256sum timeout ;;
     bench) echo root tun ip ping ;;
     lint) echo cargo cargo-clippy cargo-fmt cc mandoc ;;
+    static) echo cc std-source venv arm-linux-gnueabihf-strip \
+        aarch64-linux-gnu-strip mips-linux-gnu-strip mipsel-linux-gnu-strip ;;
+    emulate) echo qemu-aarch64-static qemu-arm-static qemu-mips-static qemu-mipsel-static ;;
+    boot) echo root tun cpio depmod ip qemu-system-aarch64 qemu-system-mipsel qemu-system-x86_64 xz ;;
+    boot-be) echo bc bison cpio flex mips-linux-gnu-gcc qemu-system-mips ;;
+    size) echo qemu-mipsel qemu-x86_64 ;;
     *) usage ;;
     esac
 }
@@ -28,12 +34,23 @@ package() {
     case $1 in
     root | tun | cargo*) ;;
     bird) echo bird2 ;;
+    *-gnueabihf-strip | *-gnu-strip) echo "binutils-${1%-strip}" ;;
     busybox) echo busybox-static ;;
     cc) echo gcc libc6-dev ;;
+    depmod) echo kmod ;;
     ip) echo iproute2 ;;
+    mips-linux-gnu-gcc) echo gcc-mips-linux-gnu libc6-dev-mips-cross ;;
     nft) echo nftables ;;
     ping) echo iputils-ping ;;
+    qemu-*-static) echo qemu-user-static ;;
+    qemu-system-aarch64) echo qemu-system-arm ;;
+    qemu-system-mips*) echo qemu-system-mips ;;
+    qemu-system-x86_64) echo qemu-system-x86 ;;
+    qemu-*) echo qemu-user ;;
     sha256sum | timeout) echo coreutils ;;
+    std-source) echo rustc-web cargo-web rust-web-src libstd-rust-web-dev ;;
+    venv) echo python3-venv ;;
+    xz) echo xz-utils ;;
     *) echo "$1" ;;
     esac
 }
@@ -48,6 +65,9 @@ have() {
         command -v cargo >/dev/null && [ "$oldest" = "$rust" ] ;;
     busybox) command -v busybox >/dev/null &&
         [ "$(busybox --list | grep -cx -e httpd -e syslogd -e wget)" = 3 ] ;;
+    std-source) [ -x /usr/bin/cargo ] && [ -x /usr/bin/rustc ] &&
+        [ -e "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ] ;;
+    venv) python3 -c 'import venv, ensurepip' 2>/dev/null ;;
     *) command -v "$1" >/dev/null ;;
     esac
 }

@@ -1,0 +1,297 @@
+//! Boots small routers and runs a tunnel from their /etc/rc.local, with the static files of
+//! `make static`, the scripts of the manual, and Debian's kernels.
+//!
+//! usage: boot ARCHITECTURE...
+//!
+//! arm64, mipsel and mips are clients of a jtunneld on this machine; amd64 is the server of a client
+//! on this machine.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on says so by a panic"
+)]
+
+mod guest;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use support::config::SERVER_ID;
+use support::host::Host;
+use support::traffic::{Noise, ping_works};
+use support::tunnel::{Client, Server};
+use support::wait::wait_until;
+
+use crate::guest::{AMD64, ARM64, Etc, Guest, MIPS, MIPSEL, Machine, Usage};
+
+/// The first client of server-up, its address in the tunnel, and the server's.
+const WORKSHOP: &str = "1f3a5c7e9b2d4f60";
+const CLIENT: &str = "10.99.0.11";
+const SERVER: &str = "10.99.0.1";
+/// Long enough for an emulated processor on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// What a process may take when idle, KiB.
+const RESIDENT: u64 = 400;
+const ANONYMOUS: u64 = 100;
+/// Of a file that crosses the tunnel.
+const FILE: usize = 2 << 20;
+
+fn main() {
+    for architecture in std::env::args().skip(1) {
+        let begin = Instant::now();
+        match architecture.as_str() {
+            "mipsel" => client(&MIPSEL),
+            "mips" => client(&MIPS),
+            "arm64" => client(&ARM64),
+            "amd64" => server(&AMD64),
+            other => panic!("no machine for {other}"),
+        }
+        let time = begin.elapsed().as_secs_f64();
+        println!("{architecture}: passed in {time:.0} s\n");
+    }
+}
+
+/// A router that is a client: up from /etc/rc.local, a file each way, a change of address.
+fn client(machine: &Machine) {
+    let name = machine.architecture;
+    let host = Host::new("server");
+    let server = Server::new(&host, []);
+    server.config.authorise(WORKSHOP);
+    let server = server.start_with(&[example("server-up")]);
+
+    let etc = host.path("guest-etc");
+    Etc(&etc)
+        .file(
+            "network",
+            "ip addr add 192.0.2.11/24 dev eth0\nip link set eth0 up\n",
+        )
+        .file("jtunnel/id", &format!("{WORKSHOP}\n"))
+        .file(&format!("jtunnel/servers/{SERVER_ID}"), "")
+        .example("client-up", "jtunnel/client-up")
+        .example("rc.local.client", "rc.local");
+    let mut guest = Guest::boot(&host, machine, &etc, &[]);
+    let ready = guest.wait("rc.local: status 0");
+    let start: f64 = ready.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    guest.sh(&format!(
+        "until ping -c 1 -W 1 {SERVER} >/dev/null 2>&1; do sleep 0.1; done"
+    ));
+    let first = guest.uptime() - start;
+    println!(
+        "{name}: {} MB, Linux {}",
+        machine.memory,
+        guest.sh("uname -r; free | grep Mem:")
+    );
+    println!("{name}: rc.local to the first answer through the tunnel: {first:.1} s");
+    assert!(first <= 3.0);
+    wait_until(PATIENCE, "a ping of the client", || {
+        ping_works(&host, CLIENT.parse().unwrap())
+    });
+
+    let pids = guest.pids("jtunnel-client");
+    assert_eq!(pids.len(), 2, "two processes");
+    let idle = show(name, "idle", &mut guest, &pids);
+    for usage in &idle {
+        assert!(
+            usage.resident <= RESIDENT && usage.anonymous <= ANONYMOUS,
+            "{usage:?}"
+        );
+    }
+    sleeps(name, &mut guest, &pids, 1);
+
+    // The kernel counts a super-packet as one.
+    let counters = |guest: &mut Guest| -> Vec<u64> {
+        let names = "cd /sys/class/net/tun0/statistics; cat tx_bytes tx_packets; cd /";
+        guest
+            .sh(names)
+            .lines()
+            .map(|n| n.parse().unwrap())
+            .collect()
+    };
+    let before = counters(&mut guest);
+    let (download, upload) = (
+        file(&host, &mut guest, false),
+        file(&host, &mut guest, false),
+    );
+    let after = counters(&mut guest);
+    let size = (after[0] - before[0]) / (after[1] - before[1]);
+    println!(
+        "{name}: a file each way and back, {download:.1} and {upload:.1} s; sent {size} bytes at a time"
+    );
+    assert!(
+        size > 1500,
+        "the kernel of the guest makes no super-packets"
+    );
+    show(name, "after two files", &mut guest, &pids);
+
+    // A new address while a file is on its way.
+    file(&host, &mut guest, true);
+    server.lines.wait("192.0.2.12:");
+    assert_eq!(guest.pids("jtunnel-client").first(), pids.first());
+
+    let log = guest.sh("cat /var/log/messages");
+    println!("{}", log.replace('\n', &format!("\n{name}: ")));
+    for line in [
+        "started: identifier 1f3a...",
+        "sending to 192.0.2.1:5886",
+        "answers from",
+    ] {
+        assert!(log.contains(line), "no line with {line:?}");
+    }
+    assert!(log.contains("Jan  1"), "a clock that was never set");
+    assert!(!log.contains(WORKSHOP) && !log.contains(SERVER_ID));
+
+    guest.sh("kill $(cat /var/run/jtunnel-client.pid)");
+    guest.sh("while pidof jtunnel-client; do sleep 0.1; done");
+    assert_eq!(
+        guest
+            .try_sh("ls /sys/class/net/tun0 /var/run/jtunnel-client.pid")
+            .1,
+        1
+    );
+    server.lines.assert_discreet();
+}
+
+/// A machine that is the server, from /etc/rc.local; the client is on this machine.
+fn server(machine: &Machine) {
+    let name = machine.architecture;
+    let host = Host::new("client");
+    let etc = host.path("guest-etc");
+    Etc(&etc)
+        .file(
+            "network",
+            "ip addr add 192.0.2.11/24 dev eth0\nip link set eth0 up\n",
+        )
+        .file("jtunnel/id", &format!("{SERVER_ID}\n"))
+        .file(&format!("jtunnel/clients/{WORKSHOP}"), "")
+        .example("server-up", "jtunnel/server-up")
+        .example("rc.local.server", "rc.local");
+    let mut guest = Guest::boot(&host, machine, &etc, &[]);
+    guest.wait("rc.local: status 0");
+    println!(
+        "{name}: {} MB, Linux {}",
+        machine.memory,
+        guest.sh("uname -r; free | grep Mem:")
+    );
+    let pids = guest.pids("jtunneld");
+    assert_eq!(pids.len(), 1);
+    sleeps(name, &mut guest, &pids, 0);
+
+    let client = Client::new(&host, 1);
+    client.config.authorise(SERVER_ID);
+    let client = client
+        .to("192.0.2.11")
+        .options(&["-i", WORKSHOP])
+        .start_with(&[example("client-up")]);
+    wait_until(PATIENCE, "a ping of the server", || {
+        ping_works(&host, SERVER.parse().unwrap())
+    });
+    let idle = show(name, "idle", &mut guest, &pids);
+    assert!(
+        idle[0].resident <= RESIDENT && idle[0].anonymous <= ANONYMOUS,
+        "{idle:?}"
+    );
+    let time = file(&host, &mut guest, false);
+    println!("{name}: a file each way and back in {time:.1} s");
+    show(name, "after a file", &mut guest, &pids);
+    let log = guest.sh("cat /var/log/messages");
+    println!("{}", log.replace('\n', &format!("\n{name}: ")));
+    assert!(log.contains("client 1f3a... admitted from 192.0.2.1:"));
+    assert!(!log.contains(WORKSHOP) && !log.contains(SERVER_ID));
+
+    guest.sh("kill $(cat /var/run/jtunneld.pid)");
+    guest.sh("while pidof jtunneld; do sleep 0.1; done");
+    assert_eq!(
+        guest
+            .try_sh("ls /sys/class/net/tun0 /var/run/jtunneld.pid")
+            .1,
+        1
+    );
+    client.signal(Signal::SIGTERM);
+}
+
+fn example(name: &str) -> std::path::PathBuf {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap();
+    root.join("man/examples").join(name)
+}
+
+/// Shows what the processes use.
+fn show(name: &str, when: &str, guest: &mut Guest, pids: &[u32]) -> Vec<Usage> {
+    let usages: Vec<_> = pids.iter().map(|&pid| guest.usage(pid)).collect();
+    for usage in &usages {
+        let Usage {
+            resident,
+            anonymous,
+            cpu,
+            ..
+        } = usage;
+        println!("{name}: {when}: {resident} KiB resident, {anonymous} anonymous, {cpu} ms CPU");
+    }
+    usages
+}
+
+/// Expects the processes to sleep, but for this number of wake-ups in a second.
+fn sleeps(name: &str, guest: &mut Guest, pids: &[u32], limit: u64) {
+    const SECONDS: u64 = 10;
+    let mut wakes = || -> u64 { pids.iter().map(|&pid| guest.usage(pid).wakes).sum() };
+    let before = wakes();
+    std::thread::sleep(Duration::from_secs(SECONDS));
+    let woke = wakes() - before;
+    println!("{name}: {woke} wake-ups in {SECONDS} idle seconds");
+    assert!(woke <= limit * SECONDS);
+}
+
+/// Sends a file to the guest and has it sent back, with its content checked by either end; in its
+/// midst the guest changes its address, if it is to. Returns how long that took, in seconds.
+fn file(host: &Host, guest: &mut Guest, roam: bool) -> f64 {
+    let content = Noise::new(7).bytes(FILE);
+    fs::write(host.path("file"), &content).unwrap();
+    let sum = host.sh("sha256sum <file");
+    let listener = host.run(|| TcpListener::bind("[::]:0")).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let own = host.sh("ip -4 -o address show to 10.99.0.0/24");
+    let own = own
+        .split_whitespace()
+        .nth(3)
+        .unwrap()
+        .split('/')
+        .next()
+        .unwrap()
+        .to_owned();
+
+    let (begin, sent) = (Instant::now(), content.clone());
+    let exchange = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // The second half comes when the guest has moved.
+        let half = if roam { FILE / 2 } else { FILE };
+        stream.write_all(&sent[..half]).unwrap();
+        if roam {
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        stream.write_all(&sent[half..]).unwrap();
+        drop(stream);
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).unwrap();
+        back
+    });
+    guest.sh(&format!(
+        "(nc {own} {port} </dev/null >/tmp/file; echo >/tmp/done) &"
+    ));
+    if roam {
+        guest.sh("until [ -s /tmp/file ]; do sleep 0.1; done");
+        guest.sh("ip addr del 192.0.2.11/24 dev eth0; ip addr add 192.0.2.12/24 dev eth0");
+    }
+    guest.sh("until [ -e /tmp/done ]; do sleep 0.1; done; rm /tmp/done");
+    assert_eq!(guest.sh("sha256sum </tmp/file").trim(), sum.trim());
+    guest.sh(&format!("nc {own} {port} </tmp/file"));
+    assert!(
+        exchange.join().unwrap() == content,
+        "the file came back changed"
+    );
+    begin.elapsed().as_secs_f64()
+}
