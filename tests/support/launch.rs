@@ -1,6 +1,7 @@
 //! A command line of one of the programs, put together and run.
 
 use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::host::Host;
@@ -12,6 +13,8 @@ use crate::programs;
 pub struct Launch {
     host: Host,
     program: &'static str,
+    /// Another command in front of the program, and the directory of the program.
+    under: Option<(Vec<OsString>, PathBuf)>,
     options: Vec<OsString>,
     operands: Vec<OsString>,
 }
@@ -22,6 +25,7 @@ impl Launch {
         Self {
             host: host.clone(),
             program,
+            under: None,
             options: programs::flags().into_iter().map(OsString::from).collect(),
             operands: Vec::new(),
         }
@@ -35,6 +39,14 @@ impl Launch {
     /// jtunnel-client.
     pub fn client(host: &Host) -> Self {
         Self::new(host, "jtunnel-client")
+    }
+
+    /// Takes the program from a directory, and puts the words of another command in front of it.
+    #[must_use]
+    pub fn under(mut self, words: &[&str], directory: &Path) -> Self {
+        let words = words.iter().map(OsString::from).collect();
+        self.under = Some((words, directory.to_owned()));
+        self
     }
 
     /// Adds options.
@@ -55,7 +67,16 @@ impl Launch {
 
     /// The command, to be run on the host.
     pub fn command(&self) -> Command {
-        let mut command = programs::command(self.program);
+        let mut command = match &self.under {
+            None => programs::command(self.program),
+            Some((words, directory)) => {
+                let program = directory.join(self.program).into_os_string();
+                let mut words = words.iter().chain([&program]);
+                let mut command = Command::new(words.next().unwrap_or(&program));
+                command.args(words);
+                command
+            }
+        };
         command
             .args(&self.options)
             .args(&self.operands)

@@ -27,6 +27,11 @@ pub fn runs(pid: Pid) -> bool {
     stat(pid).is_some_and(|fields| fields[0] != "Z")
 }
 
+/// Whether the process was halted by a signal.
+pub fn halted(pid: Pid) -> bool {
+    stat(pid).is_some_and(|fields| fields[0] == "T")
+}
+
 /// The name of the program that the process runs.
 pub fn name(pid: Pid) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -81,6 +86,15 @@ pub fn sleeps(pid: Pid) -> u64 {
 pub fn resident(pid: Pid) -> u64 {
     let size = status(pid, "VmRSS").unwrap();
     size.trim_end_matches("kB").trim().parse().unwrap()
+}
+
+/// A sum of /proc/PID/smaps_rollup, in KiB.
+pub fn memory(pid: Pid, field: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let number = line.unwrap().trim_end_matches("kB").trim();
+    number.parse().unwrap()
 }
 
 /// The descriptors that what this process starts would have anyway: whoever started the tests left

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
@@ -110,6 +110,13 @@ impl Server {
         self
     }
 
+    /// Takes the program from a directory, and puts the words of another command in front of it.
+    #[must_use]
+    pub fn under(mut self, words: &[&str], directory: &Path) -> Self {
+        self.launch = self.launch.under(words, directory);
+        self
+    }
+
     /// Starts it with a PROG that gives addresses.
     #[must_use]
     pub fn start(self) -> Self {
@@ -201,6 +208,13 @@ impl Client {
     #[must_use]
     pub fn options(mut self, words: &[&str]) -> Self {
         self.launch = self.launch.options(words);
+        self
+    }
+
+    /// Takes the program from a directory, and puts the words of another command in front of it.
+    #[must_use]
+    pub fn under(mut self, words: &[&str], directory: &Path) -> Self {
+        self.launch = self.launch.under(words, directory);
         self
     }
 

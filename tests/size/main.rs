@@ -1,0 +1,168 @@
+//! What the programs cost: sizes of files, what is in them, memory, wake-ups, and instructions for
+//! each packet. Prints tables in Markdown, and fails if a size or a number of instructions is more
+//! than 5 % above the recorded one.
+//!
+//! usage: size DYNAMIC STATIC UNSTRIPPED [--record]
+//!
+//! DYNAMIC is the directory of the ordinary build, STATIC has one directory for each target, and
+//! UNSTRIPPED one of the ordinary build with its symbols. With --record the figures are recorded.
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a measurement that cannot go on says so by a panic"
+)]
+
+mod instructions;
+mod memory;
+mod symbols;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use support::host::Host;
+
+use crate::instructions::Figure;
+
+const PROGRAMS: [&str; 2] = ["jtunneld", "jtunnel-client"];
+/// Those whose instructions are counted.
+const COUNTED: [&str; 2] = ["x86_64-unknown-linux-musl", "mipsel-unknown-linux-musl"];
+/// Where the figures are recorded.
+const RECORD: &str = "size/figures";
+/// How much more than recorded is too much, in percent.
+const TOLERANCE: u64 = 5;
+
+fn main() -> ExitCode {
+    let words: Vec<_> = std::env::args().skip(1).collect();
+    let [dynamic, statics, unstripped] = [0, 1, 2].map(|n| std::path::absolute(&words[n]).unwrap());
+    let mut figures = sizes(&dynamic, &statics);
+    contents(&unstripped);
+    needs(&dynamic, &statics);
+    memories(&dynamic, &statics);
+    figures.extend(counts(&statics));
+    let record = Path::new(env!("CARGO_MANIFEST_DIR")).join(RECORD);
+    if words.iter().any(|word| word == "--record") {
+        let lines: String = figures
+            .iter()
+            .map(|(name, n)| format!("{n}\t{name}\n"))
+            .collect();
+        fs::write(record, lines).unwrap();
+        return ExitCode::SUCCESS;
+    }
+    compare(&figures, &fs::read_to_string(record).unwrap())
+}
+
+/// Compares with what is recorded.
+fn compare(figures: &[Figure], recorded: &str) -> ExitCode {
+    let recorded: BTreeMap<&str, u64> = recorded
+        .lines()
+        .map(|line| line.split_once('\t').unwrap())
+        .map(|(number, name)| (name, number.parse().unwrap()))
+        .collect();
+    let mut code = ExitCode::SUCCESS;
+    for (name, now) in figures {
+        let before = recorded.get(name.as_str()).copied().unwrap_or(0);
+        if now * 100 > before * (100 + TOLERANCE) {
+            println!("{name}: {now}, but {before} is recorded");
+            code = ExitCode::FAILURE;
+        }
+    }
+    if code == ExitCode::FAILURE {
+        println!("If that is meant to be: make size RECORD=--record");
+    }
+    code
+}
+
+fn sizes(dynamic: &Path, statics: &Path) -> Vec<Figure> {
+    let mut rows = vec![("x86-64, dynamic".to_owned(), dynamic.to_owned())];
+    let mut targets: Vec<_> = fs::read_dir(statics).unwrap().flatten().collect();
+    targets.retain(|entry| entry.path().join(PROGRAMS[0]).exists());
+    targets.sort_by_key(fs::DirEntry::file_name);
+    for target in targets {
+        let name = target.file_name().into_string().unwrap();
+        rows.push((name, target.path()));
+    }
+    println!("| file, bytes | jtunneld | jtunnel-client |\n| --- | ---: | ---: |");
+    let mut figures = Vec::new();
+    for (name, directory) in rows {
+        let sizes = PROGRAMS.map(|program| fs::metadata(directory.join(program)).unwrap().len());
+        println!("| {name} | {} | {} |", sizes[0], sizes[1]);
+        for (program, size) in PROGRAMS.into_iter().zip(sizes) {
+            figures.push((format!("bytes of {program}, {name}"), size));
+        }
+    }
+    figures
+}
+
+fn contents(unstripped: &Path) {
+    for program in PROGRAMS {
+        let [crates, functions] = symbols::of(&unstripped.join(program));
+        println!("\n| what is in {program}, x86-64, dynamic | bytes |\n| --- | ---: |");
+        for (name, size) in crates {
+            println!("| {name} | {size} |");
+        }
+        for (name, size) in functions {
+            println!("| `{name}` | {size} |");
+        }
+    }
+}
+
+fn needs(dynamic: &Path, statics: &Path) {
+    println!();
+    for directory in [dynamic, &statics.join(COUNTED[0])] {
+        let output = Command::new("readelf")
+            .arg("-d")
+            .arg(directory.join(PROGRAMS[0]))
+            .output();
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        let lines = text.lines().filter(|line| line.contains("(NEEDED)"));
+        let names: Vec<_> = lines
+            .filter_map(|line| line.split(['[', ']']).nth(1))
+            .collect();
+        let kind = if directory == dynamic {
+            "dynamic"
+        } else {
+            "static"
+        };
+        println!(
+            "Libraries, {kind}: {}.",
+            if names.is_empty() {
+                "none".into()
+            } else {
+                names.join(", ")
+            }
+        );
+    }
+}
+
+fn memories(dynamic: &Path, statics: &Path) {
+    for (kind, files) in [("dynamic", dynamic), ("static", &statics.join(COUNTED[0]))] {
+        println!(
+            "\n| process, x86-64, {kind} | resident, KiB | anonymous, KiB | resident after 512 MiB of TCP | anonymous after it | wake-ups in 50 idle s |\n\
+             | --- | ---: | ---: | ---: | ---: | ---: |"
+        );
+        for row in memory::rows(files) {
+            println!("{row}");
+        }
+    }
+}
+
+fn counts(statics: &Path) -> Vec<Figure> {
+    let host = Host::new("compiler");
+    let plugin = instructions::plugin(&host);
+    let [x86, mips] =
+        COUNTED.map(|target| instructions::of(target, &statics.join(target), &plugin));
+    println!(
+        "\n| instructions for each packet, user part | x86-64 | mipsel |\n| --- | ---: | ---: |"
+    );
+    for ((name, x86), (_, mips)) in x86.iter().zip(&mips) {
+        println!("| {name} | {x86} | {mips} |");
+    }
+    let named = |(arch, list): (&str, Vec<Figure>)| {
+        let list = list.into_iter();
+        list.map(|(name, n)| (format!("{arch} instructions, {name}"), n))
+            .collect::<Vec<_>>()
+    };
+    [("x86-64", x86), ("mipsel", mips)].map(named).concat()
+}

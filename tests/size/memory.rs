@@ -1,0 +1,47 @@
+//! Memory and wake-ups of each process, idle and after a load.
+
+use std::path::Path;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use support::lab::Lab;
+use support::proc;
+use support::traffic::tcp_both_ways;
+use support::tunnel::{Client, Server};
+use support::wait::{PATIENCE, wait_until};
+
+/// Two keepalives' time, and no more than these two.
+const IDLE: Duration = Duration::from_secs(50);
+
+/// Rows of a table: process, resident and anonymous KiB idle and after the load, wake-ups.
+pub(crate) fn rows(files: &Path) -> Vec<String> {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).under(&[], files).start();
+    let client = Client::new(lab.client(), 1).under(&[], files).start();
+    client.wait_up();
+    wait_until(PATIENCE, "PROG's end", || {
+        proc::children(client.pid()).len() == 1
+    });
+    let processes = [
+        ("jtunneld", server.pid()),
+        ("jtunnel-client, to the tun", client.pid()),
+        ("jtunnel-client, from the tun", proc::twins(client.pid())[0]),
+    ];
+    let memory = |pid: Pid| ["Rss", "Anonymous"].map(|field| proc::memory(pid, field));
+
+    let wakes = processes.map(|(_, pid)| proc::sleeps(pid));
+    std::thread::sleep(IDLE);
+    let idle = processes.map(|(_, pid)| (memory(pid), proc::sleeps(pid)));
+    tcp_both_ways(lab.client(), &lab.server, client.inner.server4(), 256).join();
+
+    let mut rows = Vec::new();
+    for (n, (name, pid)) in processes.into_iter().enumerate() {
+        let ([resident, anonymous], woken) = idle[n];
+        let [loaded, loaded_anonymous] = memory(pid);
+        let woken = woken - wakes[n];
+        rows.push(format!(
+            "| {name} | {resident} | {anonymous} | {loaded} | {loaded_anonymous} | {woken} |"
+        ));
+    }
+    rows
+}
