@@ -195,14 +195,16 @@ fn a_server_is_killed_and_comes_back() {
     tcp_both_ways(&near, &far, to, 4).join();
     // The servers know the networks of all clients, and each other's address by a client.
     for (n, router) in net.backbone.iter().enumerate() {
-        assert_eq!(router.neighbours(), 2);
+        let way = |to| Some(router.way(to)).filter(|device| device.starts_with("tun"));
+        wait_until(PATIENCE, "both clients", || router.neighbours() == 2);
         for (_, own, network) in CLIENTS {
-            let device = router.way(own.parse().unwrap());
-            assert!(device.starts_with("tun"), "{own} by {device}");
-            assert_eq!(router.way(address(network, 2)), device);
+            wait_until(PATIENCE, "one way to a client and its network", || {
+                let device = way(own.parse().unwrap());
+                device.is_some() && way(address(network, 2)) == device
+            });
         }
         let other = SERVERS[1 - n].1.parse().unwrap();
-        assert!(router.way(other).starts_with("tun"));
+        wait_until(PATIENCE, "the other server", || way(other).is_some());
     }
 
     let beat = Heartbeat::start(&near, &far, to);

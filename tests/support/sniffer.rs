@@ -5,21 +5,35 @@ use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
-    sockopt::RcvBuf,
+    sockopt::RcvBufForce,
 };
 
 use crate::host::Host;
 use crate::wait::{PATIENCE, wait_for};
 
-/// Sees all IP packets of one device, in both directions.
+/// How the kernel marks what leaves (linux/if_packet.h).
+const PACKET_OUTGOING: u8 = 4;
+
+/// Sees all IP packets of one device.
 pub struct Sniffer {
     socket: OwnedFd,
     index: usize,
+    /// Whether what comes in is of no interest.
+    leaving: bool,
 }
 
 impl Sniffer {
-    /// Listens from now on.
+    /// Listens from now on, to both directions.
     pub fn new(host: &Host, device: &str) -> Self {
+        Self::listen(host, device, false)
+    }
+
+    /// Listens to what leaves the host.
+    pub fn leaving(host: &Host, device: &str) -> Self {
+        Self::listen(host, device, true)
+    }
+
+    fn listen(host: &Host, device: &str, leaving: bool) -> Self {
         let index = host.ip(&format!("-o link show dev {device}"));
         let index = index.split(':').next().unwrap().parse().unwrap();
         let socket = host.run(|| {
@@ -27,18 +41,26 @@ impl Sniffer {
             let (family, protocol) = (AddressFamily::Packet, SockProtocol::EthAll);
             socket(family, SockType::Datagram, flags, protocol).unwrap()
         });
-        setsockopt(&socket, RcvBuf, &(4 * 1024 * 1024)).unwrap();
-        Self { socket, index }
+        // A busy machine reads it late.
+        setsockopt(&socket, RcvBufForce, &(32 << 20)).unwrap();
+        Self {
+            socket,
+            index,
+            leaving,
+        }
     }
 
     /// The next packet, if there is one already.
     pub fn packet(&self) -> Option<Vec<u8>> {
-        let mut buffer = vec![0; 65536];
+        let mut buffer = [0; 65536];
         loop {
             let (len, from) = recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer).ok()?;
-            if from.is_some_and(|from| from.ifindex() == self.index) {
-                buffer.truncate(len);
-                return Some(buffer);
+            let wanted = |from: &LinkAddr| {
+                let leaves = from.pkttype() == PACKET_OUTGOING;
+                from.ifindex() == self.index && (leaves || !self.leaving)
+            };
+            if from.as_ref().is_some_and(wanted) {
+                return Some(buffer[..len].to_vec());
             }
         }
     }
