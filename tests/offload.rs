@@ -2,22 +2,31 @@
 //! kernel that refuses. The content of every transfer is compared.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use nix::sys::socket::{MsgFlags, send, setsockopt, sockopt::UdpGsoSegment};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{
+    MsgFlags, send, setsockopt,
+    sockopt::{RcvBufForce, UdpGsoSegment},
+};
 use support::config::client_id;
 use support::host::Host;
-use support::lab::{Lab, SERVER4};
+use support::lab::{Lab, SERVER4, SERVER6};
+use support::launch::Launch;
 use support::peer::{datagram, udp_packet};
+use support::proc;
 use support::process::Process;
 use support::programs::offload_by_default;
 use support::sniffer::{self, Sniffer};
-use support::traffic::{tcp_both_ways, udp_datagrams};
+use support::traffic::{Noise, tcp_both_ways, udp, udp_datagrams};
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_until};
 
@@ -29,6 +38,13 @@ fn transfers(lab: &Lab, inner: Inner, mebibytes: usize) {
         tcp_both_ways(server, client, inner.client6(), mebibytes),
     ];
     transfers.into_iter().for_each(|transfer| transfer.join());
+}
+
+/// Datagrams of one call leave the hosts one by one, to be lost or seen by themselves.
+fn one_by_one(lab: &Lab) {
+    for host in [&lab.server, lab.client()] {
+        host.sh("ethtool -K eth0 gso off gro off tx-udp-segmentation off >/dev/null");
+    }
 }
 
 #[test]
@@ -53,7 +69,9 @@ fn each_end_with_and_without() {
 #[test]
 #[ignore = "needs root"]
 fn lost_packets_and_a_window_without_timestamps() {
-    let tunnel = Tunnel::plain(Lab::routed(1));
+    let lab = Lab::routed(1);
+    one_by_one(&lab);
+    let tunnel = Tunnel::plain(lab);
     for host in [&tunnel.lab.server, tunnel.lab.client()] {
         host.sysctl("net/ipv4/tcp_timestamps", "0");
         host.sysctl("net/ipv4/tcp_ecn", "1");
@@ -67,43 +85,34 @@ fn lost_packets_and_a_window_without_timestamps() {
 #[test]
 #[ignore = "needs root"]
 fn a_path_smaller_than_the_segments() {
-    let lab = Lab::direct();
-    for host in [&lab.server, lab.client()] {
-        host.ip("link set eth0 mtu 1280");
+    for outer in [SERVER4, SERVER6] {
+        let lab = Lab::direct();
+        for host in [&lab.server, lab.client()] {
+            host.ip("link set eth0 mtu 1280");
+        }
+        let server = Server::new(&lab.server, [1]).start();
+        let client = Client::new(lab.client(), 1).to(outer).start();
+        client.wait_up();
+        transfers(&lab, client.inner, 4);
+        for lines in [&client.lines, &server.lines] {
+            lines.exactly("packets go one by one", offload_by_default().into());
+            lines.exactly("unable to send", 0);
+        }
     }
-    let tunnel = Tunnel::up(lab, &[], &[]);
-    transfers(&tunnel.lab, tunnel.client.inner, 4);
-    if offload_by_default() {
-        tunnel.client.lines.wait("packets go one by one");
-        tunnel.client.lines.exactly("packets go one by one", 1);
-        tunnel.server.lines.exactly("packets go one by one", 1);
-    }
-    tunnel.client.lines.exactly("unable to send", 0);
 }
 
-/// A command that makes a system call of the program under it fail.
-fn failing(injection: &str) -> Vec<String> {
+/// Starts a program of which a system call fails; strace(1) writes down all calls of that name.
+fn start_failing(host: &Host, launch: &Launch, injection: &str) -> Process {
     let call = injection.split(':').next().unwrap();
+    let (trace, inject) = (format!("trace={call}"), format!("inject={injection}"));
+    let file = host.path("trace");
+    let mut words = vec!["strace", "-o", file.to_str().unwrap()];
+    words.extend(["-e", &trace, "-e", &inject]);
     // Calls are counted in each process by itself. Those of the set-up are the first process's,
     // and PROG's own must work; the sender is a child.
-    let follow: &[&str] = match call {
-        "ioctl" | "setsockopt" => &[],
-        _ => &["-f", "--seccomp-bpf"],
-    };
-    let mut words = vec!["strace".to_owned()];
-    words.extend(follow.iter().map(|&word| word.to_owned()));
-    words.extend(["-o", "/dev/null", "-e"].map(str::to_owned));
-    words.extend([
-        format!("trace={call}"),
-        "-e".into(),
-        format!("inject={injection}"),
-    ]);
-    words
-}
-
-fn start_failing(launch: &support::launch::Launch, injection: &str) -> Process {
-    let words = failing(injection);
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    if !is_set_up(injection) {
+        words.extend(["-f", "--seccomp-bpf"]);
+    }
     let process = launch.start_under(&words);
     process.lines.wait("started: ");
     process
@@ -112,39 +121,57 @@ fn start_failing(launch: &support::launch::Launch, injection: &str) -> Process {
 /// For each device: 5 calls if the first fails, 6 if the second does, and one more for the log. The
 /// server's first device is a trial.
 const NO_HEADER: &str = "ioctl:error=EINVAL:when=1+6";
+/// Below Linux 6.2: the second call for a device is TUNSETOFFLOAD.
+const NO_USO: &str = "ioctl:error=EINVAL:when=2+7";
+/// Below Linux 4.18: the first option that is set is UDP_SEGMENT.
+const NO_UDP_SEGMENT: &str = "setsockopt:error=ENOPROTOOPT:when=1";
+/// A device that can't do segments: many at once, then one, then the rest at once.
+const NO_SEGMENTS: &str = "sendmsg:error=EIO:when=20..80+2";
+/// A kernel that does not take super-packets.
+const NO_SUPER_PACKETS: &str = "writev:error=EINVAL:when=20+9";
+/// A blocking descriptor can't be asked for what is there: the device's driver, or any.
+const NO_NOWAIT: [&str; 2] = ["preadv2:error=EOPNOTSUPP", "preadv2:error=ENOSYS"];
 
 /// What a kernel may refuse, played by calls that fail.
-const REFUSALS: [&str; 6] = [
-    // No IFF_VNET_HDR: the first call for a device is TUNSETIFF.
+const REFUSALS: [&str; 5] = [
     NO_HEADER,
-    // No USO, below Linux 6.2: the second is TUNSETOFFLOAD.
-    "ioctl:error=EINVAL:when=2+7",
-    // No UDP_SEGMENT, below Linux 4.18: the first option that is set.
-    "setsockopt:error=ENOPROTOOPT:when=1",
-    // A blocking descriptor can't be asked for what is there.
-    "preadv2:error=EOPNOTSUPP",
-    // A device that can't do segments: many at once, then one, then the rest at once.
-    "sendmsg:error=EIO:when=20..80+2",
-    // A kernel that does not take super-packets.
-    "writev:error=EINVAL:when=20+9",
+    NO_USO,
+    NO_UDP_SEGMENT,
+    NO_SEGMENTS,
+    NO_SUPER_PACKETS,
 ];
+
+fn is_set_up(refusal: &str) -> bool {
+    refusal.starts_with("ioctl") || refusal.starts_with("setsockopt")
+}
 
 /// Without the header the calls of the set-up are others, and those of the packets must do.
 fn refusals() -> impl Iterator<Item = &'static str> {
-    let set_up = |refusal: &&str| refusal.starts_with("ioctl") || refusal.starts_with("setsockopt");
     let all = offload_by_default();
-    REFUSALS.into_iter().filter(move |r| all || !set_up(r))
+    REFUSALS.into_iter().filter(move |r| all || !is_set_up(r))
 }
 
-/// After a transfer: the program has given up what was refused, and said so once for each way.
-fn check(refusal: &str, process: &Process, host: &Host) {
+/// After a transfer: the program has given up what was refused and nothing else, and said so once
+/// for each way. The sniffer has seen what left the host.
+fn check(refusal: &str, process: &Process, host: &Host, sniffer: &Sniffer) {
     let told = process.lines.count("one by one");
     assert!(told <= 2, "{refusal}: {told}");
-    if offload_by_default() {
-        let refused = refusal.starts_with("sendmsg") || refusal.starts_with("writev");
-        assert_eq!(told > 0, refused, "{refusal}");
-        let header = host.ip("-d link show type tun").contains("vnet_hdr on");
-        assert_eq!(header, refusal != NO_HEADER, "{refusal}");
+    if !offload_by_default() {
+        return;
+    }
+    let refused = [NO_SEGMENTS, NO_SUPER_PACKETS].contains(&refusal);
+    assert_eq!(told > 0, refused, "{refusal}");
+    let header = host.ip("-d link show type tun").contains("vnet_hdr on");
+    assert_eq!(header, refusal != NO_HEADER, "{refusal}");
+    let features = host.sh(&format!("ethtool -k {}", host.tuns()[0]));
+    let cuts = features.contains("tx-udp-segmentation: on");
+    assert_eq!(cuts, ![NO_HEADER, NO_USO].contains(&refusal), "{refusal}");
+    // Of what left in one call the cable shows one packet.
+    let large = std::iter::from_fn(|| sniffer.packet()).any(|packet| packet.len() > 1500);
+    match refusal {
+        // Before the refusal, or with equal packets, there may have been some.
+        NO_HEADER | NO_SEGMENTS => {}
+        _ => assert_eq!(large, refusal != NO_UDP_SEGMENT, "{refusal}"),
     }
 }
 
@@ -157,17 +184,25 @@ fn wait_up(host: &Host, inner: Inner) {
 #[test]
 #[ignore = "needs root"]
 fn a_client_whose_kernel_refuses() {
-    for refusal in refusals() {
+    for refusal in refusals().chain(NO_NOWAIT) {
         let lab = Lab::direct();
+        let host = lab.client();
         let _server = Server::new(&lab.server, [1]).start();
-        let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
-        let (inner, prog) = (client.inner, client_prog(lab.client(), "up", 1, ""));
+        let client = Client::new(host, 1).options(&["-k", "1"]);
+        let (inner, prog) = (client.inner, client_prog(host, "up", 1, ""));
         let launch = client.launch().clone();
         let launch = launch.operands(["198.51.100.1", "5886"]).operands([prog]);
-        let process = start_failing(&launch, refusal);
-        wait_up(lab.client(), inner);
+        let sniffer = Sniffer::leaving(host, "eth0");
+        let process = start_failing(host, &launch, refusal);
+        wait_up(host, inner);
         transfers(&lab, inner, 2);
-        check(refusal, &process, lab.client());
+        check(refusal, &process, host, &sniffer);
+        if NO_NOWAIT.contains(&refusal) {
+            // A sender asks once; there may have been another before the first answer.
+            let asked = host.read("trace").matches("preadv2(").count();
+            let usual = if offload_by_default() { 1..=3 } else { 0..=0 };
+            assert!(usual.contains(&asked), "asked {asked} times");
+        }
     }
 }
 
@@ -177,13 +212,107 @@ fn a_server_whose_kernel_refuses() {
     for refusal in refusals() {
         let lab = Lab::direct();
         let prog = server_prog(&lab.server, "up", "");
-        // A server of many addresses would try each send that fails again without the address.
-        let server = Server::new(&lab.server, [1]).options(&["-b", SERVER4]);
-        let process = start_failing(&server.launch().clone().operands([prog]), refusal);
+        let server = Server::new(&lab.server, [1]);
+        let launch = server.launch().clone().operands([prog]);
+        let sniffer = Sniffer::leaving(&lab.server, "eth0");
+        let process = start_failing(&lab.server, &launch, refusal);
         let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
         client.wait_up();
         transfers(&lab, client.inner, 2);
-        check(refusal, &process, &lab.server);
+        check(refusal, &process, &lab.server, &sniffer);
+    }
+}
+
+/// Two sockets at the ends of a tunnel, and the address of the second.
+fn sockets(from: &Host, to: &Host, near: IpAddr, far: IpAddr) -> (UdpSocket, UdpSocket) {
+    let (sender, receiver) = (udp(from, (near, 0).into()), udp(to, (far, 0).into()));
+    sender.connect(receiver.local_addr().unwrap()).unwrap();
+    // All of it waits here for a reader who has no time.
+    setsockopt(&receiver, RcvBufForce, &(8 << 20)).unwrap();
+    (sender, receiver)
+}
+
+/// The next datagrams are these.
+#[track_caller]
+fn expect(receiver: &UdpSocket, datagrams: impl IntoIterator<Item = impl AsRef<[u8]>>) {
+    let mut buffer = [0; 2048];
+    for (n, expected) in datagrams.into_iter().enumerate() {
+        let len = receiver.recv(&mut buffer);
+        let len = len.unwrap_or_else(|error| panic!("datagram {n}: {error}"));
+        assert!(buffer[..len] == *expected.as_ref(), "datagram {n}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn datagrams_that_a_host_sends_many_at_once() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let (inner, device) = (tunnel.client.inner, client.tuns().remove(0));
+    let mut noise = Noise::new(11);
+    for (from, to, near, far) in [
+        (client, server, inner.client4(), inner.server4()),
+        (client, server, inner.client6(), inner.server6()),
+        (server, client, inner.server4(), inner.client4()),
+        (server, client, inner.server6(), inner.client6()),
+    ] {
+        let (sender, receiver) = sockets(from, to, near, far);
+        let sniffer = Sniffer::new(client, &device);
+        // 41 datagrams, the last one shorter.
+        setsockopt(&sender, UdpGsoSegment, &1000).unwrap();
+        for _ in 0..20 {
+            let content = noise.bytes(40_500);
+            sender.send(&content).unwrap();
+            expect(&receiver, content.chunks(1000));
+        }
+        // They went through the device as they were sent, and came out of it likewise.
+        let large = std::iter::from_fn(|| sniffer.packet()).any(|packet| packet.len() > 1500);
+        assert_eq!(large, offload_by_default(), "{near} to {far}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn datagrams_of_equal_and_mixed_sizes_that_wait_together() {
+    // The largest fits the MTU with either header.
+    const SIZES: [usize; 7] = [100, 1000, 100, 1372, 0, 1372, 7];
+    let tunnel = Tunnel::plain(Lab::direct());
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let inner = tunnel.client.inner;
+    let child = proc::twins(tunnel.client.pid())[0];
+    let mut noise = Noise::new(12);
+    for (from, to, near, far, reader) in [
+        (client, server, inner.client4(), inner.server4(), child),
+        (client, server, inner.client6(), inner.server6(), child),
+        (
+            server,
+            client,
+            inner.server4(),
+            inner.client4(),
+            tunnel.server.pid(),
+        ),
+    ] {
+        let (sender, receiver) = sockets(from, to, near, far);
+        let sniffer = Sniffer::leaving(from, "eth0");
+        // Runs of equal sizes and changes of all kinds, in no pattern, while nobody reads them.
+        let mut datagrams: Vec<Vec<u8>> = Vec::new();
+        while datagrams.len() < 200 {
+            let size = SIZES[usize::try_from(noise.number() % 7).unwrap()];
+            let run = usize::try_from(1 + noise.number() % 9).unwrap();
+            datagrams.extend((0..run).map(|_| noise.bytes(size)));
+        }
+        let signal = |signal| kill(reader, signal).unwrap();
+        signal(Signal::SIGSTOP);
+        for datagram in &datagrams {
+            sender.send(datagram).unwrap();
+        }
+        signal(Signal::SIGCONT);
+        expect(&receiver, &datagrams);
+        let calls = std::iter::from_fn(|| sniffer.packet()).count();
+        if offload_by_default() {
+            let all = datagrams.len();
+            assert!(calls * 4 < all * 3, "{calls} calls for {all} datagrams");
+        }
     }
 }
 
@@ -276,63 +405,164 @@ fn capture(packets: &[Vec<u8>], file: &Path) {
     std::fs::write(file, content).unwrap();
 }
 
+/// The packets inside the datagrams that pass a device, as they come.
+struct Wire {
+    packets: Arc<Mutex<Vec<Vec<u8>>>>,
+    ending: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Wire {
+    fn new(host: &Host) -> Self {
+        let (sniffer, ending) = (Sniffer::new(host, "eth0"), Arc::<AtomicBool>::default());
+        let packets = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let (end, list) = (ending.clone(), packets.clone());
+        let thread = std::thread::spawn(move || {
+            loop {
+                match sniffer.packet() {
+                    Some(packet) => lock(&list).extend(inside(&packet)),
+                    None if end.load(Ordering::Relaxed) => return,
+                    None => std::thread::sleep(Duration::from_millis(1)),
+                }
+            }
+        });
+        Self {
+            packets,
+            ending,
+            thread: Some(thread),
+        }
+    }
+
+    /// Whether a segment with data has passed with all of these flags.
+    fn has(&self, flags: u8) -> bool {
+        let list = lock(&self.packets);
+        let mut segments = list.iter().filter_map(|packet| Segment::parse(packet));
+        segments.any(|s| s.flags & (flags | SYN) == flags)
+    }
+
+    /// All packets, once it is over.
+    fn stop(mut self) -> Vec<Vec<u8>> {
+        self.ending.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+        std::mem::take(&mut lock(&self.packets))
+    }
+}
+
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The packet in an outer packet of the tunnel.
+fn inside(outer: &[u8]) -> Option<Vec<u8>> {
+    let (from, to, payload) = sniffer::udp(outer)?;
+    let inner = payload.get(8..).filter(|_| from == 5886 || to == 5886)?;
+    assert!(inner.len() <= 1420, "{} bytes inside", inner.len());
+    matches!(inner.first()? >> 4, 4 | 6).then(|| inner.to_vec())
+}
+
+const SYN: u8 = 0x02;
+const PSH: u8 = 0x08;
+const URG: u8 = 0x20;
+const ECE: u8 = 0x40;
+const CWR: u8 = 0x80;
+
+/// What a segment of TCP says.
+#[derive(Debug)]
+struct Segment {
+    ports: [u8; 4],
+    sequence: u32,
+    len: u32,
+    flags: u8,
+}
+
+impl Segment {
+    fn parse(packet: &[u8]) -> Option<Self> {
+        let (protocol, header) = match packet[0] >> 4 {
+            4 => (packet[9], 20),
+            _ => (packet[6], 40),
+        };
+        let tcp = packet.get(header..).filter(|_| protocol == 6)?;
+        let data = tcp.len() - usize::from(tcp[12] >> 4) * 4;
+        Some(Self {
+            ports: *tcp.first_chunk()?,
+            sequence: u32::from_be_bytes(*tcp[4..].first_chunk()?),
+            len: u32::try_from(data).ok()?,
+            flags: tcp[13],
+        })
+    }
+}
+
+/// A window has one segment with CWR, the first of what was sent together: what follows a segment
+/// that has it does not. Returns how often that was seen.
+#[track_caller]
+fn only_the_first_has_cwr(packets: &[Vec<u8>]) -> usize {
+    let segments = packets.iter().filter_map(|packet| Segment::parse(packet));
+    let segments: Vec<Segment> = segments.filter(|s| s.len > 0).collect();
+    let mut seen = 0;
+    for first in segments.iter().filter(|s| s.flags & CWR > 0) {
+        let next = first.sequence.wrapping_add(first.len);
+        let same = |s: &&Segment| (s.ports, s.sequence) == (first.ports, next);
+        for second in segments.iter().filter(same) {
+            assert_eq!(second.flags & CWR, 0, "{first:?} {second:?}");
+            seen += 1;
+        }
+    }
+    seen
+}
+
 #[test]
 #[ignore = "needs root"]
 fn every_segment_on_the_wire_is_sound() {
     let lab = Lab::direct();
-    // Datagrams of one call leave one by one, for all to see.
+    one_by_one(&lab);
     for host in [&lab.server, lab.client()] {
-        host.sh("ethtool -K eth0 gso off gro off tx-udp-segmentation off >/dev/null");
         host.sysctl("net/ipv4/tcp_ecn", "1");
+        // A queue inside the tunnel that is congested now and then.
+        let seldom = "limit rate 3/second burst 1 packets";
+        let rules = format!(
+            "iifname tun* ip ecn ect0 ip length > 1000 {seldom} ip ecn set ce
+             iifname tun* ip6 ecn ect0 ip6 length > 1000 {seldom} ip6 ecn set ce"
+        );
+        host.filter("congestion", "input", &rules);
     }
     let tunnel = Tunnel::plain(lab);
     let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
     let inner = tunnel.client.inner;
-    let sniffer = Sniffer::new(client, "eth0");
-    let ending = Arc::new(AtomicBool::new(false));
-    let end = ending.clone();
-    let catching = std::thread::spawn(move || {
-        let mut packets = Vec::new();
-        loop {
-            match sniffer.packet() {
-                Some(packet) => packets.push(packet),
-                None if end.load(Ordering::Relaxed) => return packets,
-                None => std::thread::yield_now(),
-            }
+    let wire = Wire::new(client);
+    // As often as it takes for the congestion to have hit the middle of a stream.
+    for _ in 0..20 {
+        transfers(&tunnel.lab, inner, 1);
+        if wire.has(ECE) && only_the_first_has_cwr(&lock(&wire.packets)) > 0 {
+            break;
         }
-    });
-    transfers(&tunnel.lab, inner, 1);
-    // Pieces of odd sizes, which are pushed, and some urgent bytes.
+    }
+    // Pieces of odd sizes, which are pushed.
     let listener = server.run(move || TcpListener::bind((inner.server6(), 0)).unwrap());
     let to = listener.local_addr().unwrap();
     let stream = client.run(move || TcpStream::connect(to).unwrap());
-    let far = listener.accept().unwrap().0;
+    let mut far = listener.accept().unwrap().0;
+    let reader = std::thread::spawn(move || {
+        let mut received = Vec::new();
+        far.read_to_end(&mut received).unwrap();
+        received.len()
+    });
     for n in 0..60_u16 {
         let piece = vec![7; usize::from(n) * 331 % 9000 + 1];
         (&stream).write_all(&piece).unwrap();
-        if n % 10 == 0 {
-            send(stream.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
-        }
     }
+    // Urgent bytes, until one of them has a segment of its own.
+    wait_until(PATIENCE, "an urgent segment", || {
+        send(stream.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
+        wire.has(PSH | URG)
+    });
     drop(stream);
-    let mut received = Vec::new();
-    { &far }.read_to_end(&mut received).unwrap();
-    assert!(received.len() > 60_000, "{}", received.len());
+    assert!(reader.join().unwrap() > 60_000);
     let sizes: Vec<usize> = (0..40).map(|n| n * 613 % 1393).collect();
     udp_datagrams(client, server, (inner.client4(), inner.server4()), &sizes);
-    ending.store(true, Ordering::Relaxed);
 
-    let outer = catching.join().unwrap();
-    let packets: Vec<Vec<u8>> = outer
-        .iter()
-        .filter_map(|packet| {
-            let (from, to, payload) = sniffer::udp(packet)?;
-            let inner = payload.get(8..).filter(|_| from == 5886 || to == 5886)?;
-            assert!(inner.len() <= 1420, "{} bytes inside", inner.len());
-            matches!(inner.first()? >> 4, 4 | 6).then(|| inner.to_vec())
-        })
-        .collect();
+    let packets = wire.stop();
     assert!(packets.len() > 4 * 1024 * 1024 / 1420, "{}", packets.len());
+    assert!(only_the_first_has_cwr(&packets) > 0);
     let file = client.path("packets.pcap");
     capture(&packets, &file);
     let text = client.sh("tcpdump -n -vvv -r packets.pcap 2>/dev/null");
@@ -355,7 +585,13 @@ fn every_segment_on_the_wire_is_sound() {
         packets.len()
     );
     assert!(udp_good >= sizes.len() && good > packets.len() / 2);
-    for flag in ["Flags [P.]", "Flags [.]", "Flags [P.U]", "IP6", "IP ("] {
-        assert!(text.contains(flag), "no {flag}");
+    assert!(text.contains("IP6") && text.contains("IP ("));
+    let flags = text.split("Flags [").skip(1);
+    let flags: BTreeSet<&str> = flags.filter_map(|rest| rest.split(']').next()).collect();
+    assert!(flags.is_superset(&[".", "P.", "P.U"].into()), "{flags:?}");
+    // E and W in a SYN ask for ECN.
+    for flag in ['E', 'W'] {
+        let has = |flags: &&str| flags.contains(flag) && !flags.contains('S');
+        assert!(flags.iter().any(has), "no {flag}: {flags:?}");
     }
 }
