@@ -17,7 +17,7 @@ use support::peer::Peer;
 use support::syslog::{Syslog, busybox, deaf};
 use support::traffic::ping_works;
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
-use support::wait::{PATIENCE, wait_until};
+use support::wait::{PATIENCE, wait_for, wait_until};
 
 const TO: (&str, u16) = (SERVER4, 5886);
 
@@ -245,14 +245,10 @@ fn a_reader_that_goes_away_ends_nothing() {
         "exec 3>&1; { \"$@\"; echo $? >&3; } 2>&1 | true",
         "sh",
     ]);
-    wait_until(PATIENCE, "the pid file", || pid_file.exists());
-    let pid = Pid::from_raw(
-        fs::read_to_string(&pid_file)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap(),
-    );
+    let pid = wait_for(PATIENCE, "the pid file", || {
+        fs::read_to_string(&pid_file).ok()?.trim().parse().ok()
+    });
+    let pid = Pid::from_raw(pid);
     let peer = Peer::new(lab.client());
     for _ in 0..10 {
         kill(pid, Signal::SIGHUP).unwrap();
