@@ -273,8 +273,8 @@ fn every_protocol_passes_unchanged() {
 fn a_black_hole_for_icmp_does_not_stop_large_packets() {
     let lab = Lab::behind_nat(1);
     // A narrow path behind the router, which nobody is told of.
-    lab.router().ip("link set wan mtu 1300");
-    lab.server.ip("link set eth0 mtu 1300");
+    lab.router().ip("link set wan mtu 1400");
+    lab.server.ip("link set eth0 mtu 1400");
     lab.router()
         .filter("hole", "output", "icmp type destination-unreachable drop");
     let tunnel = Tunnel::plain(lab);
@@ -459,25 +459,70 @@ fn an_address_to_bind_to_need_not_be_there_yet() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_host_without_ipv6_still_has_a_tunnel() {
+fn a_kernel_without_ipv6_still_has_a_tunnel() {
     let lab = Lab::direct();
     for host in [&lab.server, lab.client()] {
         for kind in ["all", "default"] {
             host.sysctl(&format!("net/ipv6/conf/{kind}/disable_ipv6"), "1");
         }
     }
+    // The first socket is the dual-stack one.
+    let under = ["strace", "-o", "/dev/null", "-e", "trace=socket"];
+    let under = [
+        &under[..],
+        &["-e", "inject=socket:error=EAFNOSUPPORT:when=1"],
+    ]
+    .concat();
     let inner_up =
         "ip address add 10.0.1.1 peer 10.0.1.2 dev $TUN_DEV_NAME; ip link set $TUN_DEV_NAME up";
     let prog = lab.server.script("up", inner_up);
-    let _server = Server::new(&lab.server, [1]).start_with(&[prog]);
+    let server = Server::new(&lab.server, [1]).under(&under);
+    let server = server.start_with(&[prog]);
+    server.lines.wait("listening on 0.0.0.0:5886");
     let prog = lab.client().script(
         "up",
         &inner_up.replace("10.0.1.1 peer 10.0.1.2", "10.0.1.2 peer 10.0.1.1"),
     );
+    // The name has an address that this client can't use.
+    let names = format!("{SERVER6} tunnel.example\n{SERVER4} tunnel.example\n");
+    lab.client().etc("hosts", &names);
     let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .under(&under)
         .options(&["-k", "1"])
         .start_with(&[prog]);
     client.wait_up();
+    tcp_both_ways(lab.client(), &lab.server, client.inner.server4(), 1).join();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn hosts_with_addresses_of_one_family() {
+    // Server, two clients, and who of them has no IPv4, no IPv6.
+    for (without4, without6) in [(&[1][..], &[2][..]), (&[0], &[]), (&[], &[0])] {
+        let lab = Lab::routed(2);
+        let hosts = [&lab.server, &lab.clients[0], &lab.clients[1]];
+        for &n in without4 {
+            hosts[n].ip("-4 address flush dev eth0");
+        }
+        for &n in without6 {
+            hosts[n].sysctl("net/ipv6/conf/eth0/disable_ipv6", "1");
+        }
+        let _server = Server::new(&lab.server, [1, 2]).start();
+        let names = format!("{SERVER4} tunnel.example\n{SERVER6} tunnel.example\n");
+        for (number, host) in (1..).zip(&lab.clients) {
+            host.etc("hosts", &names);
+            let client = Client::new(host, number).to("tunnel.example");
+            let client = client.options(&["-k", "1"]).start();
+            client.wait_up();
+            let inner = client.inner;
+            let transfers = [
+                tcp_both_ways(host, &lab.server, inner.server4(), 1),
+                tcp_both_ways(&lab.server, host, inner.client6(), 1),
+            ];
+            transfers.into_iter().for_each(|transfer| transfer.join());
+        }
+    }
 }
 
 #[test]

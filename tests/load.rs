@@ -13,13 +13,34 @@ use support::heartbeat::Heartbeat;
 use support::lab::{Lab, SERVER4, SERVER6};
 use support::peer::{datagram, keepalive};
 use support::proc;
-use support::traffic::{Noise, ping, tcp_both_ways, udp};
+use support::traffic::{Noise, Stream, ping, tcp_both_ways, udp};
 use support::tunnel::{Client, Server, Tunnel};
 use support::wait::{PATIENCE, wait_until};
 
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a newcomer may wait while the machine has other things to do too; `make scale` allows 2 s.
+const NEWCOMER: Duration = Duration::from_secs(5);
+
+/// Under a flood no more than one beat in twenty is lost; `make scale` allows one ping in a hundred.
+/// A busy machine may spoil a round, and a flood that is not kept off spoils all.
+#[track_caller]
+fn assert_beats_pass(beat: &Heartbeat) {
+    let mut rounds = Vec::new();
+    while rounds.len() < 8 {
+        let before = beat.tally();
+        beat.wait_beats(200);
+        let after = beat.tally();
+        let lost = after.lost.saturating_sub(before.lost);
+        rounds.push((lost, after.sent - before.sent));
+        if lost * 20 <= after.sent - before.sent {
+            return println!("beats lost, and sent: {rounds:?}");
+        }
+    }
+    panic!("beats lost, and sent: {rounds:?}");
 }
 
 /// Where the server listens.
@@ -140,23 +161,23 @@ fn a_flood_of_unknown_identifiers_keeps_nobody_out() {
     // Random identifiers, and datagrams that are too short for one.
     let flood = Flood::start(&lab.clients[1], to(), 0, 64);
     let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
-    beat.wait_beats(100);
+    assert_beats_pass(&beat);
     let newcomer = Client::new(&lab.clients[1], 2)
         .options(&["-k", "1"])
         .start();
     server.config.authorise(&client_id(2));
     let since = Instant::now();
-    newcomer.wait_up();
+    let entering = Heartbeat::start(&lab.clients[1], &lab.server, newcomer.inner.server4());
+    let time = entering.recovery(since);
     println!(
         "recovery: authorised under a flood: {:.3} s",
-        since.elapsed().as_secs_f64()
+        time.as_secs_f64()
     );
-    beat.wait_beats(100);
-    let tally = beat.tally();
+    assert!(time < NEWCOMER, "{time:?}");
+    assert_beats_pass(&beat);
     let sent = flood.stop();
-    println!("{sent} datagrams of a flood, {tally:?}");
+    println!("{sent} datagrams of a flood");
     assert!(sent > 10_000);
-    assert!(tally.lost * 2 < tally.sent, "{tally:?}");
     assert!(server.lines.all().len() < 20, "the log stays bounded");
     assert!(
         proc::resident(server.pid()) < memory + 1024,
@@ -213,11 +234,9 @@ fn a_flood_of_junk_leaves_authorised_traffic_alone() {
         &tunnel.lab.server,
         tunnel.client.inner.server4(),
     );
-    beat.wait_beats(200);
-    let tally = beat.tally();
+    assert_beats_pass(&beat);
     let sent = flood.stop();
-    println!("{tally:?} under a flood of {sent} datagrams of junk");
-    assert!(tally.lost * 2 < tally.sent, "{tally:?}");
+    println!("a flood of {sent} datagrams of junk");
     assert!(tunnel.server.lines.all().len() < 10);
     tunnel.client.lines.exactly("no answer", 0);
 }
@@ -246,12 +265,10 @@ fn valid_identifiers_from_a_thousand_sources() {
         (source(noise), datagram(id, &keepalive(7)))
     });
     let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
-    beat.wait_beats(200);
-    let tally = beat.tally();
+    assert_beats_pass(&beat);
     let sent = flood.stop();
-    println!("{tally:?} under {sent} keepalives of stolen identifiers");
+    println!("{sent} keepalives of stolen identifiers");
     assert!(sent > 10_000);
-    assert!(tally.lost * 2 < tally.sent, "{tally:?}");
     // A line for each when it comes, and for each move of one 10 s after the last.
     let lines = server.lines.count("moved from");
     assert!(lines <= 20, "{lines} lines about moves");
@@ -279,12 +296,10 @@ fn datagrams_of_64_kib_and_keepalives_by_the_thousand() {
     for start in floods {
         let flood = start();
         let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
-        beat.wait_beats(200);
-        let tally = beat.tally();
+        assert_beats_pass(&beat);
         let sent = flood.stop();
-        println!("{tally:?} under {sent} large datagrams or keepalives");
+        println!("{sent} large datagrams or keepalives");
         assert!(sent > 1000);
-        assert!(tally.lost * 2 < tally.sent, "{tally:?}");
     }
     assert!(server.lines.all().len() < 10);
     // Its buffers are touched now.
@@ -308,4 +323,42 @@ fn a_client_that_floods_its_tunnel_leaves_the_others_their_share() {
     let sent = flood.stop();
     println!("{result:?} beside a tunnel with a flood of {sent} packets");
     assert!(result.received > 50, "{result:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn clients_that_are_loaded_together_get_equal_shares() {
+    const CLIENTS: u16 = 4;
+    let _alone = alone();
+    let lab = Lab::routed(CLIENTS.into());
+    let _server = Server::new(&lab.server, 1..=CLIENTS).start();
+    let clients: Vec<Client> = (1..=CLIENTS)
+        .zip(&lab.clients)
+        .map(|(number, host)| Client::new(host, number).options(&["-k", "1"]).start())
+        .collect();
+    clients.iter().for_each(Client::wait_up);
+    for up in [true, false] {
+        let loads: Vec<Stream> = clients
+            .iter()
+            .map(|client| match up {
+                true => Stream::start(&client.host, &lab.server, client.inner.server4()),
+                false => Stream::start(&lab.server, &client.host, client.inner.client4()),
+            })
+            .collect();
+        // What streams take from each other for a moment evens out.
+        let since = Instant::now();
+        wait_until(PATIENCE, "half of the mean for the least", || {
+            let shares: Vec<u64> = loads.iter().map(Stream::bytes).collect();
+            let mean = shares.iter().sum::<u64>() / u64::from(CLIENTS);
+            let is_fair = shares.iter().all(|&share| share * 2 >= mean);
+            let is_long = since.elapsed() > Duration::from_secs(3);
+            if is_fair && is_long {
+                println!(
+                    "MB of each, up {up}: {:?}",
+                    shares.iter().map(|b| b / 1_000_000).collect::<Vec<_>>()
+                );
+            }
+            is_fair && is_long
+        });
+    }
 }

@@ -106,8 +106,8 @@ impl Bench {
             .options(options)
             .options(&["-k", "0"]);
         match counted {
-            Program::Server => server = server.under(&runner, files),
-            Program::Client => client = client.under(&runner, files),
+            Program::Server => server = server.under(&runner).from(files),
+            Program::Client => client = client.under(&runner).from(files),
         }
         let (server, client) = (server.start(), client.start());
         client.wait_up();

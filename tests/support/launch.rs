@@ -13,8 +13,10 @@ use crate::programs;
 pub struct Launch {
     host: Host,
     program: &'static str,
-    /// Another command in front of the program, and the directory of the program.
-    under: Option<(Vec<OsString>, PathBuf)>,
+    /// Where the program is, if it is not the one under test.
+    directory: Option<PathBuf>,
+    /// Another command in front of it.
+    under: Vec<OsString>,
     options: Vec<OsString>,
     operands: Vec<OsString>,
 }
@@ -25,7 +27,8 @@ impl Launch {
         Self {
             host: host.clone(),
             program,
-            under: None,
+            directory: None,
+            under: Vec::new(),
             options: programs::flags().into_iter().map(OsString::from).collect(),
             operands: Vec::new(),
         }
@@ -41,11 +44,10 @@ impl Launch {
         Self::new(host, "jtunnel-client")
     }
 
-    /// Takes the program from a directory, and puts the words of another command in front of it.
+    /// Takes the program from a directory.
     #[must_use]
-    pub fn under(mut self, words: &[&str], directory: &Path) -> Self {
-        let words = words.iter().map(OsString::from).collect();
-        self.under = Some((words, directory.to_owned()));
+    pub fn from(mut self, directory: &Path) -> Self {
+        self.directory = Some(directory.to_owned());
         self
     }
 
@@ -54,6 +56,13 @@ impl Launch {
     pub fn options(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.options
             .extend(words.into_iter().map(|w| w.as_ref().to_owned()));
+        self
+    }
+
+    /// Puts another command in front of it, such as env(1) or strace(1).
+    #[must_use]
+    pub fn under(mut self, words: &[&str]) -> Self {
+        self.under = words.iter().map(OsString::from).collect();
         self
     }
 
@@ -67,13 +76,16 @@ impl Launch {
 
     /// The command, to be run on the host.
     pub fn command(&self) -> Command {
-        let mut command = match &self.under {
+        let program = match &self.directory {
             None => programs::command(self.program),
-            Some((words, directory)) => {
-                let program = directory.join(self.program).into_os_string();
-                let mut words = words.iter().chain([&program]);
-                let mut command = Command::new(words.next().unwrap_or(&program));
-                command.args(words);
+            Some(directory) => Command::new(directory.join(self.program)),
+        };
+        let mut command = match self.under.split_first() {
+            None => program,
+            Some((first, words)) => {
+                let mut command = Command::new(first);
+                command.args(words).arg(program.get_program());
+                command.args(program.get_args());
                 command
             }
         };
@@ -95,15 +107,8 @@ impl Launch {
         Process::spawn(&self.host, foreground.command())
     }
 
-    /// Starts it in the foreground under another command, such as strace.
+    /// Starts it in the foreground under another command.
     pub fn start_under(&self, words: &[&str]) -> Process {
-        let inner = self.clone().options(["-f"]).command();
-        let mut command = Command::new(words[0]);
-        command
-            .args(&words[1..])
-            .arg(inner.get_program())
-            .args(inner.get_args())
-            .current_dir(self.host.path(""));
-        Process::spawn(&self.host, command)
+        self.clone().under(words).start()
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! lab (server, router, clients)  ->  host  ->  namespace, stale
-//! tunnel (Server, Client)        ->  launch, config, process  ->  programs, lines, wait
+//! tunnel (Server, Client)        ->  launch, clock, config, process  ->  programs, lines, wait
 //! peer, crowd, sniffer, syslog, name_server, relay, traffic, heartbeat, flood  ->  host, wait
 //! ```
 //!
@@ -16,6 +16,7 @@
     reason = "a test that cannot go on says so by a panic"
 )]
 
+pub mod clock;
 pub mod config;
 pub mod crowd;
 pub mod flood;

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -133,7 +135,11 @@ impl Transfer {
 /// Starts one TCP connection to an address of the other host which carries this number of MiB each
 /// way at the same time.
 pub fn tcp_both_ways(from: &Host, to: &Host, address: IpAddr, mebibytes: usize) -> Transfer {
-    let blocks = mebibytes * 1024 * 1024 / BLOCK;
+    tcp_blocks_both_ways(from, to, address, mebibytes * 1024 * 1024 / BLOCK)
+}
+
+/// As `tcp_both_ways`, for this number of blocks of 64 KiB.
+pub fn tcp_blocks_both_ways(from: &Host, to: &Host, address: IpAddr, blocks: usize) -> Transfer {
     let listener = to.run(move || TcpListener::bind((address, 0))).unwrap();
     let target = listener.local_addr().unwrap();
     let server = std::thread::spawn(move || {
@@ -148,7 +154,10 @@ pub fn tcp_both_ways(from: &Host, to: &Host, address: IpAddr, mebibytes: usize) 
 }
 
 /// TCP from one host to the other that goes on until it is dropped.
-pub struct Stream(TcpStream);
+pub struct Stream {
+    sender: TcpStream,
+    bytes: Arc<AtomicU64>,
+}
 
 impl Stream {
     /// Sends as fast as it can from one host to an address of the other.
@@ -160,14 +169,29 @@ impl Stream {
             (stream.try_clone().unwrap(), listener.accept().unwrap());
         drain.set_read_timeout(Some(PATIENCE)).unwrap();
         std::thread::spawn(move || while source.write_all(&[7; BLOCK]).is_ok() {});
-        std::thread::spawn(move || std::io::copy(&mut drain, &mut std::io::sink()));
-        Self(stream)
+        let bytes = Arc::<AtomicU64>::default();
+        let count = bytes.clone();
+        std::thread::spawn(move || {
+            let mut block = vec![0; BLOCK];
+            while let Ok(len @ 1..) = drain.read(&mut block) {
+                count.fetch_add(len as u64, Ordering::Relaxed);
+            }
+        });
+        Self {
+            sender: stream,
+            bytes,
+        }
+    }
+
+    /// What has arrived.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let _ = self.0.shutdown(Shutdown::Both);
+        let _ = self.sender.shutdown(Shutdown::Both);
     }
 }
 

@@ -110,10 +110,17 @@ impl Server {
         self
     }
 
-    /// Takes the program from a directory, and puts the words of another command in front of it.
+    /// Puts another command in front of it.
     #[must_use]
-    pub fn under(mut self, words: &[&str], directory: &Path) -> Self {
-        self.launch = self.launch.under(words, directory);
+    pub fn under(mut self, words: &[&str]) -> Self {
+        self.launch = self.launch.under(words);
+        self
+    }
+
+    /// Takes the program from a directory.
+    #[must_use]
+    pub fn from(mut self, directory: &Path) -> Self {
+        self.launch = self.launch.from(directory);
         self
     }
 
@@ -211,10 +218,17 @@ impl Client {
         self
     }
 
-    /// Takes the program from a directory, and puts the words of another command in front of it.
+    /// Puts another command in front of it.
     #[must_use]
-    pub fn under(mut self, words: &[&str], directory: &Path) -> Self {
-        self.launch = self.launch.under(words, directory);
+    pub fn under(mut self, words: &[&str]) -> Self {
+        self.launch = self.launch.under(words);
+        self
+    }
+
+    /// Takes the program from a directory.
+    #[must_use]
+    pub fn from(mut self, directory: &Path) -> Self {
+        self.launch = self.launch.from(directory);
         self
     }
 
