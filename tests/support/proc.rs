@@ -84,7 +84,17 @@ pub fn sleeps(pid: Pid) -> u64 {
 
 /// Resident memory in KiB.
 pub fn resident(pid: Pid) -> u64 {
-    let size = status(pid, "VmRSS").unwrap();
+    kibibytes(pid, "VmRSS")
+}
+
+/// Resident memory in KiB, without what is mapped from files: programs and libraries come in as
+/// they are used.
+pub fn anonymous(pid: Pid) -> u64 {
+    kibibytes(pid, "RssAnon")
+}
+
+fn kibibytes(pid: Pid, field: &str) -> u64 {
+    let size = status(pid, field).unwrap();
     size.trim_end_matches("kB").trim().parse().unwrap()
 }
 
