@@ -1,7 +1,8 @@
 //! Compares jtunnel with the bare cable, with VXLAN in the kernel, and with every other tunnel that
 //! is installed, alternating in one run. Prints tables and writes them as Markdown.
 //!
-//! With `--scale` it measures one server with thousands of clients, and under floods, instead.
+//! With `--scale` it measures one server with thousands of clients, and under floods, instead, and
+//! fails if a figure is worse than required.
 //!
 //! usage: bench [--rounds N] [--seconds S] [--only NAME,... | --scale] [FILE]
 #![forbid(unsafe_code)]
@@ -18,6 +19,7 @@ mod scale;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::panic::catch_unwind;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::link::{Crowd, Kind, Link};
@@ -51,7 +53,7 @@ const PSS_CLIENT: usize = 12;
 
 type Row = [f64; COLUMNS.len()];
 
-fn main() {
+fn main() -> ExitCode {
     let (mut rounds, mut seconds, mut file) = (3, 2.0, "target/bench.md".to_owned());
     let (mut only, mut scale) = (None, false);
     let mut words = std::env::args().skip(1);
@@ -66,10 +68,13 @@ fn main() {
     }
     let time = Duration::from_secs_f64(seconds);
     if scale {
-        let table = scale::run(time);
-        print!("{table}");
-        std::fs::write(&file, table).unwrap();
-        return;
+        let report = scale::run(time);
+        print!("{}", report.tables);
+        std::fs::write(&file, report.tables).unwrap();
+        for line in &report.missed {
+            println!("missed: {line}");
+        }
+        return ExitCode::from(u8::from(!report.missed.is_empty()));
     }
     let mut rows: BTreeMap<usize, Vec<Row>> = BTreeMap::new();
     let mut crowd = Vec::new();
@@ -98,6 +103,7 @@ fn main() {
     let text = report(&medians, median(crowd), rounds, seconds);
     print!("{text}");
     std::fs::write(&file, text).unwrap();
+    ExitCode::SUCCESS
 }
 
 fn measure(kind: Kind, time: Duration) -> Row {

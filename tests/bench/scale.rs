@@ -34,66 +34,101 @@ fn wait_progs(host: &Host, count: u16) {
     });
 }
 
-/// Measures all, and returns a table.
-pub(crate) fn run(time: Duration) -> String {
-    let mut table = "| | is | required | aim |\n|---|---:|---:|---:|\n".to_owned();
-    let mut line = |what: &str, is: String, required: &str, aim: &str| {
-        eprintln!("{what}: {is}");
-        writeln!(table, "| {what} | {is} | {required} | {aim} |").unwrap();
-    };
-    for count in [1000, ALL] {
-        let (killed, answered, all) = come_back(count);
-        let what = format!("{count} clients back: answered, and every PROG done");
-        let is = format!("{answered:.1} s, {all:.1} s");
-        line(
-            &what,
-            is,
-            if count == 1000 { "10 s" } else { "" },
-            if count == 1000 { "3 s" } else { "" },
+/// What was measured, in tables, and what of it is worse than required.
+#[derive(Default)]
+pub(crate) struct Report {
+    pub(crate) tables: String,
+    pub(crate) missed: Vec<String>,
+}
+
+/// What a figure may be.
+#[derive(Clone, Copy)]
+enum Required {
+    AtMost(f64),
+    AtLeast(f64),
+    Anything,
+}
+
+impl Report {
+    fn row(&mut self, cells: &[String]) {
+        eprintln!("{}", cells.join(", "));
+        writeln!(self.tables, "| {} |", cells.join(" | ")).unwrap();
+    }
+
+    /// Whether a figure is as required, in words for the table.
+    fn judge(&mut self, what: &str, is: f64, required: Required) -> String {
+        let (good, words) = match required {
+            Required::AtMost(most) => (is <= most, format!("at most {most}")),
+            Required::AtLeast(least) => (is >= least, format!("at least {least}")),
+            Required::Anything => (true, String::new()),
+        };
+        if !good {
+            self.missed
+                .push(format!("{what}: {is:.2}, required {words}"));
+        }
+        words
+    }
+
+    fn figure(&mut self, what: &str, is: f64, required: Required, aim: &str) {
+        let words = self.judge(what, is, required);
+        self.row(&[what.into(), format!("{is:.2}"), words, aim.into()]);
+    }
+}
+
+/// Measures all.
+pub(crate) fn run(time: Duration) -> Report {
+    use Required::{Anything, AtLeast, AtMost};
+    let mut report = Report::default();
+    report.tables += "| | is | required | aim |\n|---|---:|---:|---:|\n";
+    for (count, required, aim) in [(1000, AtMost(10.0), "3"), (ALL, Anything, "")] {
+        let (ended, answered, all) = come_back(count);
+        let after = format!("{count} clients back, seconds until");
+        report.figure(
+            &format!("{after} all are answered"),
+            answered,
+            required,
+            aim,
         );
-        line(
-            &format!("end of a server with {count} clients"),
-            format!("{killed:.1} s"),
-            "",
-            "",
-        );
+        report.figure(&format!("{after} every PROG is done"), all, required, aim);
+        let what = format!("end of a server with {count} clients, seconds");
+        report.figure(&what, ended, Anything, "");
     }
     let (cost, memory, ratio) = idle_crowd(time);
-    line(
-        "server CPU with 4000 clients that keep alive every 25 s",
-        format!("{cost:.2} %"),
-        "3 %",
-        "1 %",
-    );
-    line(
-        "server memory for each client",
-        format!("{memory:.0} bytes"),
-        "2 KiB",
-        "500 bytes",
-    );
-    line(
-        "10 busy clients beside 3990 idle ones, against 10 alone",
-        format!("{ratio:.2}"),
-        "0.9",
-        "1.0",
-    );
+    let what = "server CPU with 4000 clients that keep alive every 25 s, % of a core";
+    report.figure(what, cost, AtMost(3.0), "1");
+    let what = "server memory for each client, bytes";
+    report.figure(what, memory, AtMost(2048.0), "500");
+    let what = "10 busy clients beside 3990 idle ones, against 10 alone";
+    report.figure(what, ratio, AtLeast(0.9), "1.0");
+
+    report.tables += "\n| flood | 1000/s | pings lost, % | without | ping, ms | without | newcomer in, s \
+        | memory, KiB | log, lines |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n";
     for (name, make) in FLOODS {
-        let (rate, before, during, newcomer, grown, lines) = flood(make, time * 10);
-        let is = format!(
-            "{:.2} % lost, {:.2} ms (without {:.2} ms), newcomer in {newcomer:.1} s, memory {grown:+} KiB, {lines} lines, {:.0} 000/s",
-            during.0,
-            during.1,
-            before.1,
-            rate / 1000.0
-        );
-        line(
-            &format!("ping beside a flood of {name}"),
-            is,
-            "1 %, 2 s",
-            "0 %",
-        );
+        let flood = flood(make, time * 10);
+        for (what, is, most) in [
+            ("pings lost, %", flood.during.0, 1.0),
+            ("newcomer, s", flood.newcomer, 2.0),
+            ("memory, KiB", flood.memory, 1024.0),
+            ("log, lines", flood.lines, 60.0),
+        ] {
+            report.judge(&format!("flood of {name}: {what}"), is, AtMost(most));
+        }
+        let figures = [
+            (flood.rate / 1000.0, 0),
+            (flood.during.0, 2),
+            (flood.before.0, 2),
+            (flood.during.1, 2),
+            (flood.before.1, 2),
+            (flood.newcomer, 2),
+            (flood.memory, 0),
+            (flood.lines, 0),
+        ];
+        let cells = figures.map(|(is, digits)| format!("{is:.digits$}"));
+        report.row(&[&[name.into()], &cells[..]].concat());
     }
-    table
+    let most = ["at most", "", "1", "", "", "", "2", "1024", "60"];
+    report.row(&most.map(str::to_owned));
+    report
 }
 
 /// Seconds that a server takes to end, and then until all clients of a new one are answered and
@@ -142,7 +177,8 @@ fn idle_crowd(time: Duration) -> (f64, f64, f64) {
         })
         .collect();
     let pairs: Vec<_> = tunnels.iter().map(|(near, far)| (near, far)).collect();
-    let alone = measure::tcp(&pairs, time);
+    let throughput = || crate::median((0..3).map(|_| measure::tcp(&pairs, time)).collect());
+    let alone = throughput();
     let before = private(server.pid());
 
     let idle = &lab.clients[usize::from(BUSY)];
@@ -154,7 +190,7 @@ fn idle_crowd(time: Duration) -> (f64, f64, f64) {
     let (interval, watched) = (Duration::from_secs(25), Duration::from_secs(12));
     crowd.keep_alive(interval, watched);
     let cost = (measure::cpu_time(server.pid()) - used) / watched.as_secs_f64() * 100.0;
-    let beside = measure::tcp(&pairs, time);
+    let beside = throughput();
     server.process().stop();
     (cost, grown / f64::from(ALL - BUSY), beside / alone)
 }
@@ -198,10 +234,20 @@ const FLOODS: [(&str, Make); 5] = [
     }),
 ];
 
-type Flooded = (f64, (f64, f64), (f64, f64), f64, i64, usize);
+/// What a flood does to a server and its clients.
+struct Flooded {
+    /// Datagrams a second.
+    rate: f64,
+    /// Percent of pings lost, and the median of the others in ms.
+    before: (f64, f64),
+    during: (f64, f64),
+    /// Seconds until one that was authorised meanwhile is in.
+    newcomer: f64,
+    /// KiB that came on top.
+    memory: f64,
+    lines: f64,
+}
 
-/// Datagrams a second; percent of pings lost and their median, without and with the flood; seconds
-/// until a newcomer is in; KiB of memory and lines of the log.
 fn flood(make: Make, time: Duration) -> Flooded {
     let lab = Lab::routed(2);
     let server = Server::new(&lab.server, [1].into_iter().chain(3..=12)).start();
@@ -212,14 +258,13 @@ fn flood(make: Make, time: Duration) -> Flooded {
         let (near, far) = (End::plain(from, to), End::plain(&lab.server, to));
         let times = measure::pings(&near, &far, count);
         let lost = 1.0 - times.len() as f64 / f64::from(count);
-        (
-            lost * 100.0,
-            times.get(times.len() / 2).copied().unwrap_or(f64::NAN),
-        )
+        let median = times.get(times.len() / 2).copied();
+        (lost * 100.0, median.unwrap_or(f64::NAN))
     };
     let before = pings(300);
-    let resident = || i64::try_from(proc::resident(server.pid())).unwrap();
-    let (memory, lines) = (resident(), server.lines.all().len());
+    let size = || proc::resident(server.pid()) as f64;
+    let lines = || server.lines.all().len() as f64;
+    let (memory, said) = (size(), lines());
     let flood = make(&lab);
     let since = Instant::now();
     let newcomer = Client::new(lab.client(), 2).options(&["-k", "1"]).start();
@@ -231,14 +276,12 @@ fn flood(make: Make, time: Duration) -> Flooded {
     let count = (time.saturating_sub(since.elapsed()).as_millis() / 12).max(100);
     let during = pings(u32::try_from(count).unwrap());
     let lasted = since.elapsed();
-    let rate = flood.stop() as f64 / lasted.as_secs_f64();
-    let lines = server.lines.all().len() - lines;
-    (
-        rate,
+    Flooded {
+        rate: flood.stop() as f64 / lasted.as_secs_f64(),
         before,
         during,
-        entered.as_secs_f64(),
-        resident() - memory,
-        lines,
-    )
+        newcomer: entered.as_secs_f64(),
+        memory: size() - memory,
+        lines: lines() - said,
+    }
 }
