@@ -228,6 +228,7 @@ fn a_flood_costs_one_look_at_the_directory_a_second() {
 fn a_flood_of_junk_leaves_authorised_traffic_alone() {
     let _alone = alone();
     let tunnel = Tunnel::plain(Lab::behind_nat(2));
+    let memory = proc::resident(tunnel.server.pid());
     let flood = Flood::start(&tunnel.lab.clients[1], to(), 1400, 1400);
     let beat = Heartbeat::start(
         tunnel.lab.client(),
@@ -238,6 +239,7 @@ fn a_flood_of_junk_leaves_authorised_traffic_alone() {
     let sent = flood.stop();
     println!("a flood of {sent} datagrams of junk");
     assert!(tunnel.server.lines.all().len() < 10);
+    assert!(proc::resident(tunnel.server.pid()) < memory + 1024);
     tunnel.client.lines.exactly("no answer", 0);
 }
 
