@@ -2,12 +2,11 @@
 
 use std::any::Any;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -19,10 +18,6 @@ use crate::{namespace, stale};
 
 /// What the resident thread is to do.
 type Job = Box<dyn FnOnce() + Send>;
-
-/// A script must not be open for writing in a process that another thread forks: it could not be
-/// executed then. Writers of scripts are alone, spawns are many.
-static SCRIPTS: RwLock<()> = RwLock::new(());
 
 const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "net/tun"];
 const FILES: [(&str, &str); 3] = [
@@ -116,11 +111,8 @@ impl Host {
     /// Starts a command on the host.
     pub fn spawn(&self, mut command: Command) -> Child {
         let what = format!("{command:?}");
-        self.run(move || {
-            let _many = SCRIPTS.read().unwrap_or_else(PoisonError::into_inner);
-            command.spawn()
-        })
-        .unwrap_or_else(|error| panic!("unable to start {what}: {error}"))
+        self.run(move || command.spawn())
+            .unwrap_or_else(|error| panic!("unable to start {what}: {error}"))
     }
 
     /// Runs a command on the host to its end.
@@ -214,11 +206,12 @@ impl Host {
 
     /// Writes a shell script and returns its path.
     pub fn script(&self, name: &str, body: &str) -> PathBuf {
-        let path = self.path(name);
-        let _alone = SCRIPTS.write().unwrap_or_else(PoisonError::into_inner);
-        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
+        // By another process: a descriptor that is open for writing here gets into whatever
+        // another thread forks meanwhile, and as long as it is there the script is busy.
+        self.sh(&format!(
+            "cat >{name} <<'END OF SCRIPT'\n#!/bin/sh\n{body}\nEND OF SCRIPT\nchmod 755 {name}"
+        ));
+        self.path(name)
     }
 
     /// The content of a file in the host's directory, empty if it is not there.
