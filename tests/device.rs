@@ -62,7 +62,7 @@ fn a_device_that_is_down_loses_packets_and_no_more() {
             .find(|end| *end != address);
         down.try_ip(&format!("route add {} dev {tun}", far.unwrap()));
         let time = beat.recovery(Instant::now());
-        assert!(time < Duration::from_millis(500), "{time:?}");
+        assert!(time < Duration::from_secs(5), "{time:?}");
         let after = (cpu(tunnel.server.pid()), cpu(tunnel.client.pid()));
         assert!(
             after.0 - before.0 < Duration::from_millis(500),
@@ -368,13 +368,13 @@ fn more_devices_than_select_can_name() {
     lab.server
         .ip(&format!("address add {own} peer {other} dev {device}"));
     lab.server.ip(&format!("link set {device} up"));
-    assert!(!ping_works(&lab.server, other), "nobody answers");
-    loop {
-        let (content, _) = peer.receive();
-        if content.get(8) == Some(&0x45) {
-            break;
-        }
-    }
+    // What the peer has not read yet may leave no room for it.
+    wait_until(PATIENCE, "a packet of the last device", || {
+        assert!(!ping_works(&lab.server, other), "nobody answers");
+        let moment = Duration::from_millis(10);
+        let mut arrived = std::iter::from_fn(|| peer.receive_within(moment));
+        arrived.any(|(content, _)| content.get(8) == Some(&0x45))
+    });
     // All deleted at once: none is left, and nothing spins.
     let devices = text.lines().filter_map(|line| line.split(": ").nth(1));
     let lines: String = devices
@@ -388,7 +388,7 @@ fn more_devices_than_select_can_name() {
     process.signal(Signal::SIGTERM);
     wait_until(PATIENCE, "the end", || !process.runs());
     assert!(
-        since.elapsed() < Duration::from_secs(2),
+        since.elapsed() < Duration::from_secs(5),
         "{:?}",
         since.elapsed()
     );

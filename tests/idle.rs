@@ -112,11 +112,10 @@ fn keepalives_go_out_under_a_steady_download() {
         });
         times.push(Instant::now());
     }
-    for pair in times.windows(2) {
-        let step = pair[1] - pair[0];
-        let (least, most) = (Duration::from_millis(700), Duration::from_millis(1300));
-        assert!(step > least && step < most, "{step:?}");
-    }
+    // One that is seen late makes the next step short.
+    let four = times[4] - times[0];
+    let (least, most) = (Duration::from_millis(3300), Duration::from_millis(5300));
+    assert!(four > least && four < most, "{times:?}");
     assert_eq!(beat.tally().lost, 0);
 }
 

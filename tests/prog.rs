@@ -417,7 +417,7 @@ fn one_that_does_not_listen_delays_the_end_by_a_second() {
         process.stop();
         let time = since.elapsed();
         assert!(
-            time > Duration::from_millis(900) && time < Duration::from_secs(3),
+            time > Duration::from_millis(900) && time < Duration::from_millis(4500),
             "{time:?}"
         );
         assert_eq!(host.tuns().len(), 0);

@@ -18,8 +18,10 @@ use support::wait::{PATIENCE, wait_until};
 
 /// The keepalive interval of most tests here.
 const KEEPALIVE: Duration = Duration::from_secs(1);
-/// What a busy machine may take on top.
-const SLACK: Duration = Duration::from_millis(700);
+/// What a busy machine may take on top; the third keepalive without an answer is later.
+const SLACK: Duration = Duration::from_millis(1700);
+/// At once, on a busy machine: far below the usual keepalive interval of 25 s.
+const SOON: Duration = Duration::from_secs(5);
 
 fn report(what: &str, time: Duration) {
     println!("recovery: {what}: {:.3} s", time.as_secs_f64());
@@ -50,7 +52,7 @@ fn the_clients_address_changes_under_traffic() {
     let time = beat.recovery(Instant::now());
     report("new client address under traffic", time);
     assert!(
-        time < SLACK,
+        time < SOON,
         "the next packet had to do, not a keepalive: {time:?}"
     );
     tunnel.server.lines.wait("moved from 198.51.100.2:");
@@ -83,7 +85,7 @@ fn the_clients_address_goes_and_comes_back() {
         let _server = Server::new(&lab.server, [1]).start();
         let client = Client::new(lab.client(), 1)
             .to(server)
-            .options(&["-k", "1"])
+            .options(&["-k", "25"])
             .start();
         client.wait_up();
         let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
@@ -96,7 +98,7 @@ fn the_clients_address_goes_and_comes_back() {
             .ip(&format!("address add {device_address} dev eth0"));
         let time = beat.recovery(Instant::now());
         report(&format!("address {own} back"), time);
-        assert!(time < SLACK, "{time:?}");
+        assert!(time < SOON, "{time:?}");
     }
 }
 
@@ -130,7 +132,7 @@ fn another_uplink_takes_over() {
     client.ip("link set eth0 down");
     let time = beat.recovery(Instant::now());
     report("second uplink", time);
-    assert!(time < SLACK, "{time:?}");
+    assert!(time < SOON, "{time:?}");
 }
 
 #[test]

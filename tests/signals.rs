@@ -154,7 +154,7 @@ fn term_and_int_end_both_with_status_0() {
             process.signal(signal);
             assert_eq!(process.wait().code(), Some(0));
             assert!(
-                since.elapsed() < Duration::from_secs(1),
+                since.elapsed() < Duration::from_secs(5),
                 "{:?}",
                 since.elapsed()
             );
@@ -219,7 +219,8 @@ fn hup_and_usr1_during_the_set_up_end_nothing() {
 #[test]
 #[ignore = "needs root"]
 fn no_usr1_is_lost() {
-    let tunnel = Tunnel::plain(Lab::direct());
+    // One that is lost would be noticed with the next keepalive.
+    let tunnel = Tunnel::up(Lab::direct(), &[], &["-k", "25"]);
     let beat = Heartbeat::start(
         tunnel.lab.client(),
         &tunnel.lab.server,
@@ -234,7 +235,7 @@ fn no_usr1_is_lost() {
                     .lines
                     .wait_next("status: ", || process.signal(Signal::SIGUSR1));
                 assert!(
-                    since.elapsed() < Duration::from_millis(900),
+                    since.elapsed() < Duration::from_secs(5),
                     "{:?}",
                     since.elapsed()
                 );
@@ -373,7 +374,7 @@ fn the_clients_child_is_replaced_when_killed() {
     kill(child, Signal::SIGKILL).unwrap();
     let time = beat.recovery(Instant::now());
     println!("recovery: sender killed: {:.3} s", time.as_secs_f64());
-    assert!(time < Duration::from_millis(500), "at once: {time:?}");
+    assert!(time < Duration::from_millis(900), "at once: {time:?}");
     let line = tunnel.client.lines.wait("starting it again");
     assert!(line.contains("signal 9"), "{line}");
     // Signals that are the parent's leave the child alone.
@@ -459,8 +460,8 @@ fn a_restart_of_the_server_is_healed_by_the_next_packet() {
         "recovery: server restarted under traffic: {:.3} s",
         time.as_secs_f64()
     );
-    // PROG gives the addresses.
-    assert!(time < Duration::from_secs(1), "{time:?}");
+    // PROG gives the addresses. A keepalive would be 25 s away.
+    assert!(time < Duration::from_secs(5), "{time:?}");
     tunnel.client.lines.exactly("no answer", 0);
 }
 

@@ -199,7 +199,7 @@ fn one_that_hangs_blocks_nothing() {
     tunnel.client.process().stop();
     tunnel.server.process().stop();
     assert!(
-        since.elapsed() < Duration::from_secs(2),
+        since.elapsed() < Duration::from_secs(5),
         "{:?}",
         since.elapsed()
     );
