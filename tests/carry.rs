@@ -9,7 +9,7 @@ use support::host::Host;
 use support::lab::{Lab, SERVER4, SERVER6, addresses};
 use support::peer::{Forger, Peer, answer, datagram, ipv4_packet, keepalive};
 use support::sniffer::{self, Sniffer};
-use support::traffic::{ping, ping_works, tcp_both_ways, udp, udp_datagrams};
+use support::traffic::{assert_pings, ping, ping_works, tcp_both_ways, udp, udp_datagrams};
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_until};
 
@@ -22,8 +22,7 @@ fn both_families_inside(tunnel: &Tunnel) {
         (server, inner.client4()),
         (server, inner.client6()),
     ] {
-        let result = ping(host, address, 20, &[]);
-        assert_eq!((result.sent, result.received), (20, 20), "{address}");
+        assert_pings(host, address, 20, &[]);
     }
     for (from, to) in [
         (inner.client4(), inner.server4()),
@@ -108,8 +107,7 @@ fn packets_of_every_size_up_to_the_mtu() {
         (server, inner.client6(), 1372),
     ] {
         let size_option = size.to_string();
-        let whole = ping(host, address, 5, &["-M", "do", "-s", &size_option]);
-        assert_eq!(whole.received, 5, "{size} bytes to {address}");
+        assert_pings(host, address, 5, &["-M", "do", "-s", &size_option]);
         let size_option = (size + 1).to_string();
         let larger = ping(
             host,
@@ -279,13 +277,8 @@ fn a_black_hole_for_icmp_does_not_stop_large_packets() {
         .filter("hole", "output", "icmp type destination-unreachable drop");
     let tunnel = Tunnel::plain(lab);
     let inner = tunnel.client.inner;
-    let result = ping(
-        tunnel.lab.client(),
-        inner.server4(),
-        10,
-        &["-s", "1392", "-M", "do"],
-    );
-    assert_eq!(result.received, 10);
+    let whole = ["-s", "1392", "-M", "do"];
+    assert_pings(tunnel.lab.client(), inner.server4(), 10, &whole);
     tcp_both_ways(tunnel.lab.client(), &tunnel.lab.server, inner.server4(), 4).join();
 }
 
@@ -411,10 +404,7 @@ fn a_mark_keeps_the_tunnel_out_of_the_tunnel() {
     client.ip("rule add fwmark 7 lookup 77");
     let tun = &client.tuns()[0];
     client.ip(&format!("route replace default dev {tun}"));
-    assert_eq!(
-        ping(client, tunnel.client.inner.server4(), 10, &[]).received,
-        10
-    );
+    assert_pings(client, tunnel.client.inner.server4(), 10, &[]);
     tunnel.client.lines.exactly("routed into itself", 0);
 }
 

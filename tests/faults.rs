@@ -16,7 +16,7 @@ use support::launch::Launch;
 use support::name_server::NameServer;
 use support::proc;
 use support::relay::{Mischief, Relay};
-use support::traffic::{ping, tcp_blocks_both_ways, tcp_both_ways};
+use support::traffic::{assert_pings, ping, tcp_blocks_both_ways, tcp_both_ways};
 use support::tunnel::{Client, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_until};
 
@@ -142,8 +142,7 @@ fn a_narrow_path_of_ipv6_needs_an_mtu() {
     client.wait_up();
     let inner = client.inner;
     let large = ["-s", "1292", "-M", "do"];
-    let result = ping(lab.client(), inner.server4(), 10, &large);
-    assert_eq!(result.received, 10);
+    assert_pings(lab.client(), inner.server4(), 10, &large);
     let transfers = [
         tcp_both_ways(lab.client(), &lab.server, inner.server4(), 4),
         tcp_both_ways(&lab.server, lab.client(), inner.client6(), 4),

@@ -12,7 +12,7 @@ use support::wait::wait_until;
 
 const CLIENTS: u16 = 1000;
 /// A thousand scripts on two processors.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn to() -> (IpAddr, u16) {
     (SERVER4.parse().unwrap(), 5886)

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use support::host::Host;
 use support::lab::{Lab, SERVER4, SERVER6};
 use support::peer::Peer;
-use support::traffic::{ping, ping_works, tcp_both_ways};
+use support::traffic::{assert_pings, ping_works, tcp_both_ways};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -17,11 +17,7 @@ fn ip(text: &str) -> IpAddr {
 fn a_cable_carries_both_families() {
     let lab = Lab::direct();
     for address in [SERVER4, SERVER6] {
-        assert_eq!(
-            ping(lab.client(), ip(address), 3, &[]).received,
-            3,
-            "{address}"
-        );
+        assert_pings(lab.client(), ip(address), 3, &[]);
     }
     tcp_both_ways(lab.client(), &lab.server, ip(SERVER6), 1).join();
 }

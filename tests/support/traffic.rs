@@ -55,6 +55,14 @@ pub fn ping(host: &Host, to: IpAddr, count: u32, options: &[&str]) -> Ping {
     }
 }
 
+/// Pings until this many are answered, which takes no more than that on an idle machine. By itself
+/// ping(8) waits for the last answer no longer than an interval or two round trips.
+#[track_caller]
+pub fn assert_pings(host: &Host, to: IpAddr, count: u32, options: &[&str]) {
+    let result = ping(host, to, count, &[options, &["-w", "60"]].concat());
+    assert_eq!(result.received, count, "{to}: {result:?}");
+}
+
 /// Pseudo-random bytes that both ends can make (xorshift64*).
 #[derive(Clone, Debug)]
 pub struct Noise(u64);
