@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::error::reason;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::config::{SERVER_ID, client_id};
@@ -14,8 +16,10 @@ use support::lab::{Lab, SERVER4};
 use support::launch::Launch;
 use support::lines::Lines;
 use support::peer::Peer;
+use support::proc;
+use support::process::Process;
 use support::syslog::{Syslog, busybox, deaf};
-use support::traffic::ping_works;
+use support::traffic::{ping, ping_works};
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_for, wait_until};
 
@@ -272,4 +276,63 @@ fn debug_lines_on_demand() {
     let line = log.lines.wait("not the server");
     assert!(line.starts_with("<31>jtunnel-client["), "{line}");
     client.lines.wait("not the server");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn each_reason_for_a_lost_packet_has_a_line() {
+    for errno in [
+        Errno::EPERM,
+        Errno::ENETUNREACH,
+        Errno::EHOSTUNREACH,
+        Errno::ENETDOWN,
+        Errno::ENOBUFS,
+        Errno::EAGAIN,
+        Errno::EADDRNOTAVAIL,
+        Errno::ECONNREFUSED,
+        Errno::EMSGSIZE,
+        Errno::EINVAL,
+        Errno::ENODEV,
+    ] {
+        let injection = format!("inject=sendmsg:error={errno:?}:when=10..20");
+        let filter = ["--seccomp-bpf", "-e", "trace=sendmsg", "-e", &injection];
+        let under = [&["strace", "-f", "-o", "/dev/null"], &filter[..]].concat();
+        let lab = Lab::direct();
+        let server = Server::new(&lab.server, [1]);
+        let prog = server_prog(&lab.server, "up", "");
+        let server = server.launch().clone().operands([prog]).start_under(&under);
+        server.lines.wait("started: ");
+        // Without keepalives all that is sent is packets.
+        let client = Client::new(lab.client(), 1).options(&["-k", "0"]);
+        let (inner, prog) = (client.inner, client_prog(lab.client(), "up", 1, ""));
+        let launch = client.launch().clone().operands([SERVER4, "5886"]);
+        let client = launch.operands([prog]).start_under(&under);
+        let lines = |process: &Process| process.lines.count("unable to send to ");
+        wait_until(PATIENCE, &format!("all of {errno}"), || {
+            let result = ping(lab.client(), inner.server4(), 40, &["-W", "0.3"]);
+            result.received == 40 && lab.server.tuns().len() == 1
+        });
+        for process in [&server, &client] {
+            let line = format!(": {}", reason(&errno.into()));
+            match errno {
+                // The socket's buffer is full: a busy link.
+                Errno::EAGAIN => assert_eq!(lines(process), 0, "{:?}", process.lines.all()),
+                _ => assert!(process.lines.exactly("unable to send to ", 1)[0].ends_with(&line)),
+            }
+            // What runs under strace; the client's child hears it from its parent.
+            for pid in proc::children(process.pid()) {
+                kill(pid, Signal::SIGUSR1).unwrap();
+            }
+        }
+        let counted = |process: &Process, what| {
+            let line = process.lines.wait(what);
+            let (_, dropped) = line.rsplit_once("dropped ").unwrap();
+            assert!(
+                (5..=20).contains(&dropped.parse().unwrap()),
+                "{errno}: {line}"
+            );
+        };
+        counted(&server, " heard ");
+        counted(&client, "status: sent ");
+    }
 }

@@ -430,33 +430,18 @@ fn errno(error: &io::Error) -> Errno {
         .map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
-/// Whether a nonblocking call found nothing to do, or a signal or time-out ended a wait.
+/// Whether a nonblocking call found nothing to do, be it for want of room in the socket's own
+/// buffer, or a signal or time-out ended a wait.
 pub fn is_nothing(error: &io::Error) -> bool {
     matches!(errno(error), Errno::EAGAIN | Errno::EINTR)
 }
 
 /// Whether a send failed for want of room: another way out would not help.
-pub fn is_congestion(error: &io::Error) -> bool {
+fn is_congestion(error: &io::Error) -> bool {
     matches!(
         errno(error),
         Errno::EAGAIN | Errno::ENOBUFS | Errno::EMSGSIZE | Errno::EINTR
     )
-}
-
-/// Whether a failed send is what networks do: that packet is lost, the next one may pass.
-pub fn is_transient(error: &io::Error) -> bool {
-    is_congestion(error)
-        || matches!(
-            errno(error),
-            Errno::EPERM
-                | Errno::ENETUNREACH
-                | Errno::EHOSTUNREACH
-                | Errno::ENETDOWN
-                | Errno::EADDRNOTAVAIL
-                | Errno::ECONNREFUSED
-                | Errno::EINVAL
-                | Errno::ENODEV
-        )
 }
 
 #[cfg(test)]
@@ -621,25 +606,5 @@ mod tests {
         assert!(only4.reaches(v4) && !only4.reaches(v6));
         let only6 = bind(Some("::1"));
         assert!(!only6.reaches(v4) && only6.reaches(v6));
-    }
-
-    #[test]
-    fn what_networks_do_is_transient() {
-        for errno in [
-            Errno::EPERM,
-            Errno::ENETUNREACH,
-            Errno::EHOSTUNREACH,
-            Errno::ENETDOWN,
-            Errno::ENOBUFS,
-            Errno::EAGAIN,
-            Errno::EADDRNOTAVAIL,
-            Errno::ECONNREFUSED,
-            Errno::EMSGSIZE,
-            Errno::EINVAL,
-            Errno::ENODEV,
-        ] {
-            assert!(is_transient(&errno.into()), "{errno}");
-        }
-        assert!(!is_transient(&Errno::EBADF.into()));
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use common::error::reason;
 use common::log;
 use common::outbound::{Exit, Outbound};
-use common::socket::{Socket, Target, is_congestion};
+use common::socket::{Socket, Target, is_nothing};
 use common::sys::{self, Wake};
 use common::tally::{Count, Tally};
 use common::throttle::Throttle;
@@ -94,7 +94,7 @@ impl TroubleLog {
             ));
         }
         if let Some(error) = &tally.error
-            && !is_congestion(error)
+            && !is_nothing(error)
             && let Some(held_back) = self.send.pass(Instant::now())
         {
             let (to, reason) = (target.address(), reason(error));

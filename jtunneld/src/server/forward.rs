@@ -7,7 +7,7 @@ use common::error::reason;
 use common::log;
 use common::outbound::Exit;
 use common::packet::{self, Payload};
-use common::socket::{Datagrams, Socket, is_congestion, is_nothing};
+use common::socket::{Datagrams, Socket, is_nothing};
 use common::tally::Tally;
 use common::throttle::Throttle;
 use common::tun::Trouble;
@@ -198,9 +198,10 @@ fn log_trouble(throttles: &mut Throttles, tally: &Tally, client: &Client, now: I
     }
 }
 
-/// A packet is lost and the next one may pass: a line now and then, and on.
+/// A packet is lost and the next one may pass: a line now and then, and on. A buffer that is full
+/// is what a busy link has; the counters tell.
 fn log_lost(throttle: &mut Throttle, error: &io::Error, client: &Client, now: Instant) {
-    if !is_congestion(error)
+    if !is_nothing(error)
         && let Some(held_back) = throttle.pass(now)
     {
         let (to, reason) = (client.target.address(), reason(error));
