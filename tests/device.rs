@@ -276,6 +276,10 @@ fn no_device_file_for_the_next_client() {
     // The first one is served on.
     peer.send(&client_id(1), &keepalive(777), TO);
     peer.expect(&datagram(SERVER_ID, &answer(777)));
+    let line = server
+        .lines
+        .wait_next("status: ", || server.signal(Signal::SIGUSR1));
+    assert!(line.ends_with(", 200 without a device"), "{line}");
     // At a bounded rate.
     let lines = server.lines.exactly("/dev/net/tun", 1);
     assert!(lines[0].contains("No such file or directory"), "{lines:?}");

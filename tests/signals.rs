@@ -256,7 +256,7 @@ fn usr1_tells_the_state() {
         .server
         .lines
         .wait_next("status: ", || tunnel.server.signal(Signal::SIGUSR1));
-    assert!(line.contains("status: 1 clients, 1 authorised; dropped: 0 short, 0 unknown, 0 from port 0, 0 truncated"), "{line}");
+    assert!(line.contains("status: 1 clients, 1 authorised; dropped: 0 short, 0 unknown, 0 from port 0, 0 truncated, 0 without a device"), "{line}");
     let device = &tunnel.lab.server.tuns()[0];
     let line = tunnel.server.lines.wait(" heard ");
     let start = format!("client {} {device} 198.51.100.2:", shown(&client_id(1)));

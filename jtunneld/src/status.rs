@@ -23,6 +23,8 @@ pub(crate) struct Discards {
     pub(crate) unknown: u64,
     pub(crate) port_zero: u64,
     pub(crate) truncated: u64,
+    /// An authorised client's, but there was no device to be had.
+    pub(crate) no_device: u64,
 }
 
 /// A report on its way.
@@ -82,12 +84,13 @@ impl Report {
         let Some(number) = self.line.checked_sub(1) else {
             return log::report(format_args!(
                 "status: {} clients, {authorized} authorised; dropped: {} short, {} unknown, \
-                 {} from port 0, {} truncated",
+                 {} from port 0, {} truncated, {} without a device",
                 clients.len(),
                 discards.short,
                 discards.unknown,
                 discards.port_zero,
-                discards.truncated
+                discards.truncated,
+                discards.no_device
             ));
         };
         let slot = self.clients.get(number).and_then(|&id| clients.find(id));

@@ -51,11 +51,14 @@ impl Server {
             return None;
         }
         if now < self.next_tun {
+            self.discards.no_device += 1;
             return None;
         }
-        match self.open_tun() {
-            Ok(tun) => self.insert(id, tun, datagrams, now),
+        let tun = self.open_tun();
+        match tun.and_then(|tun| self.insert(id, tun, datagrams, now)) {
+            Ok(slot) => Some(slot),
             Err(error) => {
+                self.discards.no_device += 1;
                 self.next_tun = now + TUN_RETRY;
                 if let Some(held_back) = self.throttles.tun.pass(now) {
                     log::warning(format_args!("client {id}: {error}{held_back}"));
@@ -108,17 +111,11 @@ impl Server {
         tun: Tun,
         datagrams: &Datagrams,
         now: Instant,
-    ) -> Option<Slot> {
+    ) -> Result<Slot> {
         let slot = self.clients.next_slot();
         let event = EpollEvent::new(EpollFlags::EPOLLIN, slot as u64);
-        if let Err(errno) = self.tuns.add(&tun, event) {
-            log::warning(format_args!(
-                "unable to watch {}: {}",
-                tun.name(),
-                errno.desc()
-            ));
-            return None;
-        }
+        let watched = self.tuns.add(&tun, event);
+        watched.context(|| format!("watch {}", tun.name()))?;
         log::info(format_args!(
             "client {id} admitted from {} on {}",
             datagrams.from,
@@ -127,7 +124,7 @@ impl Server {
         let target = self.socket.target(datagrams.from, datagrams.source);
         self.clients.insert(Client::new(id, tun, target, now));
         self.starts.push_back(id);
-        Some(slot)
+        Ok(slot)
     }
 
     /// Starts the PROG whose turn it is.
