@@ -242,7 +242,7 @@ fn bytes_that_are_no_text() {
         for option in ["-d", "-P", "-b", "-i"] {
             let launch = Launch::new(&host, program).options([OsStr::new(option), &bytes]);
             let output = launch.operands(operands(program)).output();
-            assert_eq!(output.status.code(), Some(100), "{program} {option}");
+            assert_wrong_usage(program, &output, "argument 2: not valid UTF-8");
         }
     }
     // PROG and its arguments may be any bytes.

@@ -95,8 +95,9 @@ pub fn split(parser: &Options, arguments: &[OsString]) -> Result<CommandLine> {
         .parse(&lossy)
         .map_err(|fail| Error::Usage(fail.to_string()))?;
     let (ours, free) = arguments.split_at(arguments.len() - matches.free.len());
-    match ours.iter().find(|a| a.to_str().is_none()) {
-        Some(bad) => Err(Error::Usage(format!("{bad:?} is not valid UTF-8"))),
+    match ours.iter().position(|a| a.to_str().is_none()) {
+        // It may be an identifier with a slip in it, which is as good as a password.
+        Some(n) => Err(Error::Usage(format!("argument {}: not valid UTF-8", n + 1))),
         None => Ok(CommandLine {
             matches,
             free: free.to_vec(),
@@ -274,6 +275,9 @@ mod tests {
     fn an_identifier_is_not_repeated() {
         let error = parsed(&["-i", "0123456789ABCDEF"]).expect_err("upper case");
         assert!(!error.to_string().contains("0123"), "{error}");
+        let bytes = OsString::from_vec(b"0123456789abcde\xff".to_vec());
+        let error = split(&parser(), &["-f".into(), "-i".into(), bytes]).expect_err("no text");
+        assert_eq!(error.to_string(), "argument 3: not valid UTF-8");
     }
 
     #[test]
