@@ -563,6 +563,27 @@ fn the_pid_file_cannot_be_written() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_full_disk_keeps_no_empty_pid_file() {
+    let host = Host::new("host");
+    host.run(|| {
+        let (tmpfs, flags) = (Some("tmpfs"), nix::mount::MsFlags::empty());
+        nix::mount::mount(tmpfs, "/mnt", tmpfs, flags, Some("size=4k")).unwrap();
+        fs::write("/mnt/full", [0; 4096]).unwrap();
+    });
+    for program in PROGRAMS {
+        for path in ["/mnt/pid", "/dev/full"] {
+            let launch = with_id(&host, program).options(["-P", path]);
+            let output = launch.operands(operands(program)).output();
+            let message = format!("{program}: unable to write {path}: No space left on device");
+            assert_set_up_failed(&output, &message);
+        }
+    }
+    // The device is not ours.
+    assert_eq!(host.sh("ls /mnt /dev/full"), "/dev/full\n\n/mnt:\nfull\n");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn nobody_else_may_write_the_pid_file() {
     let host = Host::new("host");
     let inner = with_id(&host, "jtunneld")

@@ -20,15 +20,21 @@ impl PidFile {
         let content = format!("{}\n", std::process::id());
         // Whoever can write the file sends root's signals where he likes, so the mode is not the
         // umask's affair. A FIFO must not hold up the start.
-        let file = OpenOptions::new()
+        let doing = || format!("write {}", path.display());
+        let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o644)
             .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(&path);
-        file.and_then(|mut file| file.write_all(content.as_bytes()))
-            .context(|| format!("write {}", path.display()))?;
+            .open(&path)
+            .context(doing)?;
+        let written = file.write_all(content.as_bytes());
+        // On a full disk an empty one would be left.
+        if written.is_err() && file.metadata().is_ok_and(|m| m.is_file()) {
+            let _ = fs::remove_file(&path);
+        }
+        written.context(doing)?;
         Ok(Self { path, content })
     }
 
