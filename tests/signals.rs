@@ -218,6 +218,47 @@ fn hup_and_usr1_during_the_set_up_end_nothing() {
 
 #[test]
 #[ignore = "needs root"]
+fn term_and_int_during_the_set_up_are_heeded_after_it() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]);
+    let client = Client::new(lab.client(), 1);
+    let server = server.launch().clone().operands(["/bin/true"]);
+    let client = client.launch().clone().operands([SERVER4, "5886"]);
+    for (launch, name) in [
+        (server, "jtunneld"),
+        (client.operands(["/bin/true"]), "jtunnel-client"),
+    ] {
+        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+            // The first device takes its time.
+            let slow = [
+                "-e",
+                "trace=ioctl",
+                "-e",
+                "inject=ioctl:delay_enter=500000:when=1",
+            ];
+            let under = [&["strace", "-o", "/dev/null"], &slow[..]].concat();
+            let mut process = launch.clone().options(["-P", "pid"]).start_under(&under);
+            let pid = wait_for(PATIENCE, "the set-up", || {
+                let pid = *proc::children(process.pid()).first()?;
+                let mut fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+                let tun = fds
+                    .any(|fd| fs::read_link(fd.path()).is_ok_and(|path| path.ends_with("net/tun")));
+                (tun && proc::name(pid) == name).then_some(pid)
+            });
+            process.lines.exactly("started: ", 0);
+            kill(pid, signal).unwrap();
+            assert_eq!(process.wait().code(), Some(0), "{name}: {signal}");
+            process.lines.wait("stopping: signal ");
+        }
+    }
+    for host in [&lab.server, lab.client()] {
+        assert_clean(host);
+        assert!(!host.path("pid").exists());
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn no_usr1_is_lost() {
     // One that is lost would be noticed with the next keepalive.
     let tunnel = Tunnel::up(Lab::direct(), &[], &["-k", "25"]);

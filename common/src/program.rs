@@ -71,7 +71,12 @@ fn run<P: Program>(config: P::Config) -> Result<u8> {
     // Until they are caught: a hook of the network that sends HUP to all there are must not end
     // one that is about to start. What they ask for is done at start anyhow, or not yet there.
     sys::ignore_signals(&[Signal::SIGHUP, Signal::SIGUSR1]).context(|| "ignore signals".into())?;
-    let mut program = P::new(config)?;
+    // These wait until the set-up is done, or end what it waits for.
+    sys::catch_signals(&[Signal::SIGTERM, Signal::SIGINT]).context(|| "catch signals".into())?;
+    let mut program = match P::new(config) {
+        Err(_) if sys::signals_pending() => return Ok(0),
+        result => result?,
+    };
     let ready = match background::start(common.foreground)? {
         Started::Parent(status) => return Ok(status),
         Started::Daemon(ready) => ready,

@@ -32,7 +32,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::select::{FD_SETSIZE, FdSet, select};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::TimeVal;
-use nix::unistd::{pipe2, read};
+use nix::unistd::{pipe2, read, write};
 
 use crate::clients::{Clients, Slot};
 use crate::options::{self, Config};
@@ -208,6 +208,10 @@ impl Server {
     fn catch_signals(&self) -> io::Result<()> {
         sys::wake_by(Wake::Pipe(self.wake_by.as_fd()));
         sys::catch_signals(&SIGNALS)?;
+        if sys::signals_pending() {
+            // It came during the set-up.
+            write(&self.wake_by, &[0])?;
+        }
         SigSet::empty().thread_set_mask()?;
         Ok(())
     }
