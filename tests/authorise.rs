@@ -1,7 +1,8 @@
 //! Who gets in, from when on, and until when.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -37,6 +38,34 @@ fn a_new_client_needs_its_file_only() {
     assert!(since.elapsed() < Duration::from_secs(5));
     server.lines.wait("admitted from");
     server.lines.assert_discreet();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_directory_that_others_can_read_is_worth_a_line() {
+    let lab = Lab::direct();
+    let server = Config::server(&lab.server, "server", SERVER_ID);
+    let client = Config::client(lab.client(), "client", &client_id(1));
+    for (config, launch) in [
+        (&server, Launch::server(&lab.server)),
+        (
+            &client,
+            Launch::client(lab.client()).operands([SERVER4, "5886"]),
+        ),
+    ] {
+        let launch = launch.options(["-d".as_ref(), config.path.as_os_str()]);
+        let launch = launch.operands(["/bin/true"]);
+        for (mode, lines) in [(0o755, 1), (0o700, 0)] {
+            fs::set_permissions(&config.path, Permissions::from_mode(mode)).unwrap();
+            fs::set_permissions(config.peers(), Permissions::from_mode(0o755)).unwrap();
+            let mut process = launch.start();
+            process.lines.wait("started: ");
+            let told = process.lines.exactly("other users can get at ", lines);
+            let end = format!(": chmod 700 {}", config.path.display());
+            assert!(told.iter().all(|line| line.ends_with(&end)), "{told:?}");
+            process.stop();
+        }
+    }
 }
 
 #[test]

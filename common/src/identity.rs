@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -32,6 +32,25 @@ fn load(directory: &Path, peers: &str) -> Result<PeerId> {
     // `touch` is to work at once. Without it there is a warning later.
     let _ = private_directory(&directory.join(peers));
     Ok(id)
+}
+
+/// What is open to other users though identifiers are in it, as content or as names of files.
+pub fn exposure(directory: &Path, peers: &str) -> Option<String> {
+    let open = |path: &Path, bits| {
+        fs::metadata(path).is_ok_and(|status| status.permissions().mode() & bits != 0)
+    };
+    // Who may not enter the directory gets at nothing in it.
+    if !open(directory, 0o011) {
+        return None;
+    }
+    let (id, peers) = (directory.join("id"), directory.join(peers));
+    let places = [(directory, 0o022), (&id, 0o066), (&peers, 0o066)];
+    let (path, _) = places.into_iter().find(|&(path, bits)| open(path, bits))?;
+    Some(format!(
+        "other users can get at {}, and identifiers work like passwords: chmod 700 {}",
+        path.display(),
+        directory.display()
+    ))
 }
 
 fn read_or_make(directory: &Path, path: &Path) -> Result<PeerId> {
@@ -116,7 +135,6 @@ fn private_directory(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).expect("it exists").permissions().mode() & 0o7777
@@ -145,6 +163,36 @@ mod tests {
                 .to_string()
                 .ends_with("not an identifier of 16 lower-case hex digits")
         );
+        fs::remove_dir_all(&directory).expect("it is ours");
+    }
+
+    #[test]
+    fn what_other_users_can_get_at() {
+        let random: [u8; 8] = sys::random().expect("getrandom works");
+        let directory = std::env::temp_dir().join(format!("jtunnel-{}", hex::encode(random)));
+        load(&directory, "clients").expect("a writable directory");
+        let (id, clients) = (directory.join("id"), directory.join("clients"));
+        for (modes, found) in [
+            ([0o700, 0o600, 0o700], None),
+            ([0o755, 0o600, 0o700], None),
+            ([0o700, 0o644, 0o755], None),
+            ([0o744, 0o644, 0o755], None),
+            ([0o750, 0o640, 0o700], Some(&id)),
+            ([0o711, 0o600, 0o755], Some(&clients)),
+            ([0o755, 0o600, 0o720], Some(&clients)),
+            ([0o775, 0o600, 0o700], Some(&directory)),
+        ] {
+            for (path, mode) in [&directory, &id, &clients].into_iter().zip(modes) {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+            }
+            let told = exposure(&directory, "clients");
+            let start = found.map(|path| format!("other users can get at {}, ", path.display()));
+            assert_eq!(told.is_some(), start.is_some(), "{modes:?}: {told:?}");
+            assert!(
+                told.unwrap_or_default()
+                    .starts_with(&start.unwrap_or_default())
+            );
+        }
         fs::remove_dir_all(&directory).expect("it is ours");
     }
 }

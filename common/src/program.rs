@@ -83,6 +83,9 @@ fn run<P: Program>(config: P::Config) -> Result<u8> {
     };
     let _pid_file = common.pid_file.map(PidFile::write).transpose()?;
     ready.announce()?;
+    if let Some(finding) = identity::exposure(&common.directory, P::PEERS) {
+        log::warning(format_args!("{finding}"));
+    }
     program.run();
     // The devices go before the pid file does.
     drop(program);
