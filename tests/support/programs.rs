@@ -41,7 +41,7 @@ fn words(variable: &str) -> Vec<String> {
 }
 
 /// A command that runs one of the programs, without options.
-pub(crate) fn command(program: &str) -> Command {
+pub fn command(program: &str) -> Command {
     let path = directory().join(program);
     match words("JTUNNEL_RUNNER").split_first() {
         None => Command::new(path),
@@ -54,7 +54,7 @@ pub(crate) fn command(program: &str) -> Command {
 }
 
 /// Options that every run of either program is to have.
-pub(crate) fn flags() -> Vec<String> {
+pub fn flags() -> Vec<String> {
     words("JTUNNEL_FLAGS")
 }
 
