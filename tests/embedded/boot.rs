@@ -76,7 +76,7 @@ fn client(machine: &Machine) {
     let ready = guest.wait("rc.local: status 0");
     let start: f64 = ready.trim().rsplit(' ').next().unwrap().parse().unwrap();
     guest.sh(&format!(
-        "until ping -c 1 -W 1 {SERVER} >/dev/null 2>&1; do sleep 0.1; done"
+        "until ping -c 1 -W 1 {SERVER} >/dev/null 2>&1; do :; done"
     ));
     let first = guest.uptime() - start;
     println!(
@@ -144,7 +144,7 @@ fn client(machine: &Machine) {
     assert!(!log.contains(WORKSHOP) && !log.contains(SERVER_ID));
 
     guest.sh("kill $(cat /var/run/jtunnel-client.pid)");
-    guest.sh("while pidof jtunnel-client; do sleep 0.1; done");
+    guest.sh("while pidof jtunnel-client; do sleep 1; done");
     assert_eq!(
         guest
             .try_sh("ls /sys/class/net/tun0 /var/run/jtunnel-client.pid")
@@ -202,7 +202,7 @@ fn server(machine: &Machine) {
     assert!(!log.contains(WORKSHOP) && !log.contains(SERVER_ID));
 
     guest.sh("kill $(cat /var/run/jtunneld.pid)");
-    guest.sh("while pidof jtunneld; do sleep 0.1; done");
+    guest.sh("while pidof jtunneld; do sleep 1; done");
     assert_eq!(
         guest
             .try_sh("ls /sys/class/net/tun0 /var/run/jtunneld.pid")
@@ -283,10 +283,10 @@ fn file(host: &Host, guest: &mut Guest, roam: bool) -> f64 {
         "(nc {own} {port} </dev/null >/tmp/file; echo >/tmp/done) &"
     ));
     if roam {
-        guest.sh("until [ -s /tmp/file ]; do sleep 0.1; done");
+        guest.sh("until [ -s /tmp/file ]; do sleep 1; done");
         guest.sh("ip addr del 192.0.2.11/24 dev eth0; ip addr add 192.0.2.12/24 dev eth0");
     }
-    guest.sh("until [ -e /tmp/done ]; do sleep 0.1; done; rm /tmp/done");
+    guest.sh("until [ -e /tmp/done ]; do sleep 1; done; rm /tmp/done");
     assert_eq!(guest.sh("sha256sum </tmp/file").trim(), sum.trim());
     guest.sh(&format!("nc {own} {port} </tmp/file"));
     assert!(
