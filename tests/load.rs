@@ -358,3 +358,28 @@ fn clients_that_are_loaded_together_get_equal_shares() {
         println!("bytes of each, up {up}: {shares:?}");
     }
 }
+
+#[test]
+#[ignore = "needs root"]
+fn an_uplink_that_is_too_slow_lets_nothing_wait_in_the_tun() {
+    let _alone = alone();
+    let tunnel = Tunnel::plain(Lab::direct());
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let inner = tunnel.client.inner;
+    for (from, to) in [(client, inner.server4()), (server, inner.client4())] {
+        from.sh(
+            "tc qdisc add dev eth0 root handle 1: htb default 1 r2q 100 &&
+                 tc class add dev eth0 parent 1: classid 1:1 htb rate 4mbit",
+        );
+        // Two to four times as much as may pass.
+        let _flood = Flood::of(from, (to, 9), |_| {
+            std::thread::sleep(Duration::from_micros(500));
+            vec![7; 1000]
+        });
+        let answers = |within| ping(from, to, 20, &["-W", within]).received;
+        wait_until(PATIENCE, "a full queue", || answers("3") < 20);
+        // 1000 datagrams, as many as a device takes by default, would be 4 s.
+        wait_until(PATIENCE, "an answer in time", || answers("1.5") > 0);
+        from.sh("tc qdisc del dev eth0 root");
+    }
+}

@@ -1,4 +1,4 @@
-//! The child process: tun to UDP, with blocking calls and nothing else.
+//! The child process: tun to UDP and nothing else. It sleeps in the read of the tun.
 
 use std::net::SocketAddr;
 use std::time::Instant;

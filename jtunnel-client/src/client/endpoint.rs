@@ -1,6 +1,7 @@
 //! Which of the server's addresses is in use, and from which port: keepalives, silence, and the
 //! answers of the resolver.
 
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -27,7 +28,7 @@ impl Client {
         let mut address = first;
         for _ in 0..self.addresses.len() {
             let target = self.socket.target(address, None);
-            let Err(error) = self.socket.try_send(&datagram, &target) else {
+            let Err(error) = self.socket.send(&[IoSlice::new(&datagram)], &target) else {
                 self.keepalive.sent(now);
                 if address != first {
                     self.move_to(address, now);

@@ -1,5 +1,6 @@
 //! The packet path from the server: is it the server's, decapsulate, is it authorised, tun.
 
+use std::io::IoSlice;
 use std::time::Instant;
 
 use common::error::reason;
@@ -53,7 +54,7 @@ impl Client {
                 (Payload::Keepalive(counter), _) => {
                     let target = self.socket.target(from, None);
                     let answer = packet::answer(self.id, counter);
-                    let _ = self.socket.try_send(&answer, &target);
+                    let _ = self.socket.send(&[IoSlice::new(&answer)], &target);
                 }
                 (Payload::Answer(counter), _) => self.keepalive.answered(counter, now),
                 (Payload::Alive | Payload::Other, _) => {}

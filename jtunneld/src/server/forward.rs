@@ -1,6 +1,6 @@
 //! The packet path, both directions.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::time::Instant;
 
 use common::error::reason;
@@ -121,7 +121,7 @@ impl Server {
                 }
                 Payload::Keepalive(counter) if client.is_answer_due(now) => {
                     let answer = packet::answer(self.id, counter);
-                    if let Err(error) = self.socket.try_send(&answer, &client.target) {
+                    if let Err(error) = self.socket.send(&[IoSlice::new(&answer)], &client.target) {
                         log_lost(&mut self.throttles.send, &error, client, now);
                     }
                 }
