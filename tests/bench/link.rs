@@ -42,10 +42,12 @@ pub(crate) enum Kind {
     Vtun,
     /// socat, UDP and TUN.
     Socat,
+    /// WireGuard in user space.
+    WireGuard,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Veth,
         Self::Vxlan,
         Self::Offload,
@@ -56,6 +58,7 @@ impl Kind {
         Self::Tinc,
         Self::Vtun,
         Self::Socat,
+        Self::WireGuard,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -70,6 +73,7 @@ impl Kind {
             Self::Tinc => "tinc, no crypto",
             Self::Vtun => "vtun, no crypto",
             Self::Socat => "socat",
+            Self::WireGuard => "wireguard-go",
         }
     }
 
@@ -86,6 +90,7 @@ impl Kind {
             Self::Tinc => Some("tincd"),
             Self::Vtun => Some("vtund"),
             Self::Socat => Some("socat"),
+            Self::WireGuard => Some("wireguard-go"),
         }
     }
 
@@ -122,6 +127,7 @@ impl Link {
             Kind::Tinc => tinc(&lab),
             Kind::Vtun => vtun(&lab),
             Kind::Socat => socat(&lab),
+            Kind::WireGuard => wireguard(&lab),
         };
         wait_until(PATIENCE, &format!("a ping through {}", kind.name()), || {
             ping_works(&link.client.host, link.server.address)
@@ -342,6 +348,23 @@ fn socat(lab: &Lab) -> Link {
         wait_until(PATIENCE, "tun9", || {
             host.try_ip("link set tun9 mtu 1420 up")
         });
+    }
+    Link::between(lab, INNER, processes.into())
+}
+
+fn wireguard(lab: &Lab) -> Link {
+    // Both ends share /run, where each device has a socket.
+    const DEVICES: [&str; 2] = ["wg8", "wg9"];
+    let keys = both(lab).map(|(_, host)| host.sh("wg genkey >key && wg pubkey <key"));
+    let processes = both(lab).map(|(n, host)| run(host, &["wireguard-go", "-f", DEVICES[n]]));
+    for (n, host) in both(lab) {
+        let (device, key, remote) = (DEVICES[n], keys[1 - n].trim(), [CLIENT4, SERVER4][n]);
+        let set = format!(
+            "wg set {device} listen-port 51820 private-key key \
+             peer {key} allowed-ips 0.0.0.0/0 endpoint {remote}:51820"
+        );
+        wait_until(PATIENCE, device, || host.try_sh(&set));
+        address(host, device, INNER[n], INNER[1 - n]);
     }
     Link::between(lab, INNER, processes.into())
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 use crate::link::{Crowd, Kind, Link};
 
 /// What is measured, in the order of the columns.
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 15] = [
     "TCP up, Gbit/s",
     "TCP down, Gbit/s",
     "4 streams, Gbit/s",
@@ -40,6 +40,7 @@ const COLUMNS: [&str; 14] = [
     "PSS server, KiB",
     "PSS client, KiB",
     "PSS idle, KiB",
+    "ping beside TCP at 20 Mbit/s, ms",
 ];
 const TCP_UP: usize = 0;
 const TCP_DOWN: usize = 1;
@@ -118,6 +119,12 @@ fn measure(kind: Kind, time: Duration) -> Row {
     let large = measure::udp(client, server, 1300);
     let loaded_pings = measure::pings_under_load(client, server, time);
     let (own, machine) = measure::cost(client, server, time);
+    let memory = [server, client].map(measure::memory);
+    // A slow uplink below the tunnel: whatever queues here is late.
+    let shape = "tc qdisc add dev eth0 root handle 1: htb default 1 r2q 100 &&
+                 tc class add dev eth0 parent 1: classid 1:1 htb rate 20mbit";
+    let is_shaped = client.host.try_sh(shape);
+    let shaped_pings = is_shaped.then(|| measure::pings_under_load(client, server, time));
     [
         up / 1e9,
         down / 1e9,
@@ -130,9 +137,10 @@ fn measure(kind: Kind, time: Duration) -> Row {
         percentile(&loaded_pings, 99),
         own,
         machine,
-        measure::memory(server),
-        measure::memory(client),
+        memory[0],
+        memory[1],
         idle,
+        percentile(&shaped_pings.unwrap_or_default(), 50),
     ]
 }
 
