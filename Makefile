@@ -12,6 +12,9 @@ mips = mips-unknown-linux-musl
 targets = $(mips) mipsel-unknown-linux-musl armv7-unknown-linux-musleabihf \
 	aarch64-unknown-linux-musl x86_64-unknown-linux-musl
 TARGET = $(targets)
+GUESTS = mipsel arm64 amd64
+unstripped = $(CARGO_TARGET_DIR)/unstripped
+RECORD =
 # su leaves the administrator's directories out.
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -91,12 +94,20 @@ emulate:
 boot-test: TARGET = $(filter-out $(mips) armv7%,$(targets))
 boot-test: static
 	tests/require.sh build boot
-	$(boot) mipsel arm64 amd64
+	$(boot) $(GUESTS)
 
-boot-test-be: TARGET = $(mips)
-boot-test-be: static
-	tests/require.sh build boot boot-be
+# Big endian: the first time it builds a kernel, which takes a quarter of an hour.
+boot-test-be:
+	tests/require.sh build static boot boot-be
+	tests/embedded/static.sh -t $(mips)
 	$(boot) mips
+
+# What the programs cost; RECORD=--record to make the figures those to be kept to.
+size: static all
+	tests/require.sh build size
+	CARGO_TARGET_DIR=$(unstripped) $(build) --config profile.release.strip=false
+	$(CARGO) run --quiet --locked -p jtunnel-tests --bin size -- \
+		$(dir $(firstword $(built))) $(CARGO_TARGET_DIR)/static $(unstripped)/release $(RECORD)
 
 clean:
 	$(CARGO) clean
