@@ -98,7 +98,8 @@ impl Peer {
     /// Sends keepalives of this identifier until one is answered by the other.
     #[track_caller]
     pub fn knock(&self, id: &str, to: (&str, u16), other: &str) -> SocketAddr {
-        for counter in 1_000_000..1_000_300 {
+        let since = Instant::now();
+        for counter in (1_000_000..).take_while(|_| since.elapsed() < PATIENCE) {
             self.send(id, &keepalive(counter), to);
             let until = Instant::now() + Duration::from_millis(100);
             while let Some(left) = until.checked_duration_since(Instant::now()) {
