@@ -13,7 +13,7 @@ use support::heartbeat::Heartbeat;
 use support::lab::{Lab, SERVER4, SERVER6};
 use support::peer::{datagram, keepalive};
 use support::proc;
-use support::traffic::{Noise, Stream, tcp_both_ways, udp};
+use support::traffic::{Noise, Stream, ping, tcp_both_ways, udp};
 use support::tunnel::{Client, Server, Tunnel};
 use support::wait::{PATIENCE, wait_for, wait_until};
 
