@@ -16,6 +16,7 @@ mod guest;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -44,7 +45,10 @@ fn main() {
         let begin = Instant::now();
         match architecture.as_str() {
             "mipsel" => client(&MIPSEL),
-            "mips" => client(&MIPS),
+            "mips" => {
+                client(&MIPS);
+                units(&MIPS, "mips-unknown-linux-musl");
+            }
             "arm64" => client(&ARM64),
             "amd64" => server(&AMD64),
             other => panic!("no machine for {other}"),
@@ -212,10 +216,33 @@ fn server(machine: &Machine) {
     client.signal(Signal::SIGTERM);
 }
 
-fn example(name: &str) -> std::path::PathBuf {
-    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap();
+/// The unit tests, in a machine with more memory: with super-packets, for which qemu's user mode does
+/// not swap bytes.
+fn units(machine: &Machine, target: &str) {
+    let host = Host::new("server");
+    let etc = host.path("guest-etc");
+    Etc(&etc).file("network", "").file("rc.local", "");
+    // Something that is there and can't be run.
+    Etc(&etc).file("passwd", "");
+    let statics = std::env::var("JTUNNEL_STATIC").unwrap_or_else(|_| "target/static".into());
+    let files = Path::new(&statics).join(target).join("unit-tests");
+    for entry in fs::read_dir(files).unwrap().flatten() {
+        fs::copy(entry.path(), etc.join(entry.file_name())).unwrap();
+    }
+    let mut machine = *machine;
+    machine.memory = 64;
+    let mut guest = Guest::boot(&host, &machine, &etc, &[]);
+    guest.wait("rc.local: status 0");
+    guest.sh("cd /tmp");
+    let names = guest.sh("echo /etc/*-*");
+    assert_eq!(names.split_whitespace().count(), 3, "{names}");
+    for name in names.split_whitespace() {
+        println!("{}", guest.sh(&format!("{name} --quiet --test-threads=1")));
+    }
+}
+
+fn example(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     root.join("man/examples").join(name)
 }
 

@@ -14,6 +14,7 @@ use support::wait::wait_for;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A kind of machine.
+#[derive(Clone, Copy)]
 pub(crate) struct Machine {
     /// Its name, as Debian spells the processor.
     pub(crate) architecture: &'static str,
