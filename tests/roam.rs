@@ -422,6 +422,36 @@ fn all_addresses_of_a_name_are_tried() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_full_buffer_is_no_reason_for_another_address() {
+    let lab = Lab::direct();
+    addresses(&lab.server, "eth0", &["198.51.100.3/24"]);
+    let names = format!("198.51.100.3 tunnel.example\n{SERVER4} tunnel.example\n");
+    lab.client().etc("hosts", &names);
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
+    let launch = client.launch().clone();
+    let launch = launch.operands(["tunnel.example", "5886", "/bin/true"]);
+    // The third keepalive; the sender is another process.
+    let full = [
+        "-e",
+        "trace=sendmsg",
+        "-e",
+        "inject=sendmsg:error=EAGAIN:when=3",
+    ];
+    let client = launch.start_under(&[&["strace", "-o", "trace"], &full[..]].concat());
+    client.lines.wait("answers from 198.51.100.3:5886");
+    wait_until(PATIENCE, "the keepalive after", || {
+        let calls = lab.client().read("trace");
+        calls
+            .split_once("INJECTED")
+            .is_some_and(|(_, rest)| rest.contains("sendmsg("))
+    });
+    client.lines.exactly("sending to ", 1);
+    client.lines.exactly("unable to send", 0);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_socket_of_ipv4_uses_addresses_of_ipv4() {
     let lab = Lab::direct();
     let names = format!("{SERVER6} tunnel.example\n{SERVER4} tunnel.example\n");

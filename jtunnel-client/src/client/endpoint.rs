@@ -9,7 +9,7 @@ use std::time::Instant;
 use common::error::reason;
 use common::log;
 use common::packet;
-use common::socket::Socket;
+use common::socket::{Socket, is_nothing};
 use common::sys::{self, Wake};
 use common::throttle::HeldBack;
 
@@ -35,6 +35,10 @@ impl Client {
                 }
                 return;
             };
+            // The socket's buffer is full, whatever the address.
+            if is_nothing(&error) {
+                break;
+            }
             if let Some(held_back) = self.throttles.send.pass(now) {
                 let reason = reason(&error);
                 log::warning(format_args!(
