@@ -9,7 +9,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/tests/embedded/common.sh"
 
 # qemu hands no SO_MARK on to the kernel: ENOPROTOOPT.
-skipped='a_default_route_by_a_mark a_mark_keeps_the_tunnel_out_of_the_tunnel
+marked='a_default_route_by_a_mark a_mark_keeps_the_tunnel_out_of_the_tunnel
     other_packets_for_the_peers_address_pass outer_packets_carry_the_mark
     the_ends_of_the_ranges_are_good'
 
@@ -23,11 +23,14 @@ suite() {
 
 cd "$root"
 for target; do
+    skipped=$marked
     runner=qemu-$(processor_of "$target")-static
     case $target in
     mips-*)
         # qemu does not swap the bytes of the control messages UDP_SEGMENT and UDP_GRO, without a word.
         # What needs them is tested in a whole machine, by boot.rs.
+        # Of a received address it swaps 16 of the 32 bits of sin6_scope_id.
+        skipped="$skipped link_local_addresses_work"
         without='headers_of_any_length_pass many_in_one_call'
         echo "== $target, -O"
         JTUNNEL_FLAGS=-O suite
