@@ -105,30 +105,10 @@ fn client(machine: &Machine) {
     }
     sleeps(name, &mut guest, &pids, 1);
 
-    // The kernel counts a super-packet as one.
-    let counters = |guest: &mut Guest| -> Vec<u64> {
-        let names = "cd /sys/class/net/tun0/statistics; cat tx_bytes tx_packets; cd /";
-        guest
-            .sh(names)
-            .lines()
-            .map(|n| n.parse().unwrap())
-            .collect()
-    };
-    let before = counters(&mut guest);
-    let (download, upload) = (
-        file(&host, &mut guest, false),
-        file(&host, &mut guest, false),
-    );
-    let after = counters(&mut guest);
-    let size = (after[0] - before[0]) / (after[1] - before[1]);
-    println!(
-        "{name}: a file each way and back, {download:.1} and {upload:.1} s; sent {size} bytes at a time"
-    );
-    assert!(
-        size > 1500,
-        "the kernel of the guest makes no super-packets"
-    );
-    show(name, "after two files", &mut guest, &pids);
+    let (time, size) = file(&host, &mut guest, false);
+    println!("{name}: a file each way in {time:.1} s; sent {size} bytes at a time");
+    assert!(size > 1500, "the guest's kernel makes no super-packets");
+    show(name, "after a file each way", &mut guest, &pids);
 
     // A new address while a file is on its way.
     file(&host, &mut guest, true);
@@ -197,9 +177,9 @@ fn server(machine: &Machine) {
         idle[0].resident <= RESIDENT && idle[0].anonymous <= ANONYMOUS,
         "{idle:?}"
     );
-    let time = file(&host, &mut guest, false);
-    println!("{name}: a file each way and back in {time:.1} s");
-    show(name, "after a file", &mut guest, &pids);
+    let (time, size) = file(&host, &mut guest, false);
+    println!("{name}: a file each way in {time:.1} s; sent {size} bytes at a time");
+    show(name, "after a file each way", &mut guest, &pids);
     let log = guest.sh("cat /var/log/messages");
     println!("{}", log.replace('\n', &format!("\n{name}: ")));
     assert!(log.contains("client 1f3a... admitted from 192.0.2.1:"));
@@ -273,8 +253,9 @@ fn sleeps(name: &str, guest: &mut Guest, pids: &[u32], limit: u64) {
 }
 
 /// Sends a file to the guest and has it sent back, with its content checked by either end; in its
-/// midst the guest changes its address, if it is to. Returns how long that took, in seconds.
-fn file(host: &Host, guest: &mut Guest, roam: bool) -> f64 {
+/// midst the guest changes its address, if it is to. Returns how long that took, in seconds, and how
+/// many bytes the guest's kernel handed over at a time: a super-packet counts as one.
+fn file(host: &Host, guest: &mut Guest, roam: bool) -> (f64, u64) {
     let content = Noise::new(7).bytes(FILE);
     fs::write(host.path("file"), &content).unwrap();
     let sum = host.sh("sha256sum <file");
@@ -290,16 +271,16 @@ fn file(host: &Host, guest: &mut Guest, roam: bool) -> f64 {
         .unwrap()
         .to_owned();
 
-    let (begin, sent) = (Instant::now(), content.clone());
+    let (begin, copy) = (Instant::now(), content.clone());
     let exchange = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         // The second half comes when the guest has moved.
         let half = if roam { FILE / 2 } else { FILE };
-        stream.write_all(&sent[..half]).unwrap();
+        stream.write_all(&copy[..half]).unwrap();
         if roam {
             std::thread::sleep(Duration::from_secs(2));
         }
-        stream.write_all(&sent[half..]).unwrap();
+        stream.write_all(&copy[half..]).unwrap();
         drop(stream);
         let (mut stream, _) = listener.accept().unwrap();
         let mut back = Vec::new();
@@ -315,10 +296,12 @@ fn file(host: &Host, guest: &mut Guest, roam: bool) -> f64 {
     }
     guest.sh("until [ -e /tmp/done ]; do sleep 1; done; rm /tmp/done");
     assert_eq!(guest.sh("sha256sum </tmp/file").trim(), sum.trim());
-    guest.sh(&format!("nc {own} {port} </tmp/file"));
-    assert!(
-        exchange.join().unwrap() == content,
-        "the file came back changed"
-    );
-    begin.elapsed().as_secs_f64()
+    let counters = "cd /sys/class/net/tun0/statistics; cat tx_bytes tx_packets; cd /";
+    let sent = guest.sh(&format!(
+        "{counters}; nc {own} {port} </tmp/file; {counters}"
+    ));
+    let back = exchange.join().unwrap();
+    assert!(back == content, "the file came back changed");
+    let n: Vec<u64> = sent.lines().map(|n| n.parse().unwrap()).collect();
+    (begin.elapsed().as_secs_f64(), (n[2] - n[0]) / (n[3] - n[1]))
 }

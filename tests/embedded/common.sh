@@ -48,6 +48,7 @@ foreign_apt() {
     : >"$state/status"
     keys=/usr/share/keyrings/debian-archive-keyring.gpg
     for line in 'debian bookworm' 'debian-security bookworm-security'; do
+        # shellcheck disable=SC2086 # two words
         set -- "$1" $line
         for kind in deb deb-src; do
             echo "$kind [signed-by=$keys] http://deb.debian.org/$2 $3 main"

@@ -15,7 +15,7 @@ marked='a_default_route_by_a_mark a_mark_keeps_the_tunnel_out_of_the_tunnel
 
 # suite OPTION...: the tests of these cargo options, without those that cannot work.
 suite() {
-    # shellcheck disable=SC2046 # one word for each test
+    # shellcheck disable=SC2046,SC2086 # one word for each test
     JTUNNEL_BIN=$static/$target JTUNNEL_RUNNER=$runner \
         cargo test --quiet --locked -p jtunnel-tests "$@" -- --include-ignored --test-threads=4 \
         $(printf -- '--skip %s ' $skipped)
@@ -50,7 +50,7 @@ for target; do
     esac
     echo "== $target, unit tests"
     for tests in "$static/$target/unit-tests/"*; do
-        # shellcheck disable=SC2046 # one word for each test
+        # shellcheck disable=SC2046,SC2086 # one word for each test
         "$runner" "$tests" --quiet $([ -z "$without" ] || printf -- '--skip %s ' $without)
     done
 done

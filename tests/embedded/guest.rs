@@ -1,17 +1,18 @@
 //! A small router: a virtual machine with Debian's kernel for its processor, and its console.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::host::Host;
 use support::lines::Lines;
 use support::wait::wait_for;
 
 /// For whatever an emulated processor does beside others on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A kind of machine.
 #[derive(Clone, Copy)]
@@ -61,7 +62,6 @@ pub(crate) const AMD64: Machine = Machine {
 
 /// A machine that runs, until it is dropped.
 pub(crate) struct Guest {
-    host: Host,
     child: Child,
     console: ChildStdin,
     lines: Lines,
@@ -97,6 +97,13 @@ impl Guest {
         host.ip("tuntap add tap0 mode tap");
         host.ip("address add 192.0.2.1/24 dev tap0");
         host.ip("link set tap0 up");
+        // An emulator that shows no sign of life was seen once in some twenty starts.
+        (1..=3)
+            .find_map(|_| Self::start(host, machine, &directory, options))
+            .expect("a line on the console of one of three starts")
+    }
+
+    fn start(host: &Host, machine: &Machine, files: &Path, options: &[&str]) -> Option<Self> {
         let mut command = Command::new(machine.qemu);
         command
             .args(machine.options.split(' '))
@@ -110,21 +117,29 @@ impl Guest {
                 &format!("console={} panic=-1 quiet", machine.console),
             ])
             .arg("-kernel")
-            .arg(directory.join("kernel"))
+            .arg(files.join("kernel"))
             .arg("-initrd")
-            .arg(directory.join("initramfs"))
+            .arg(files.join("initramfs"))
             .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit());
         let mut child = host.spawn(command);
-        Self {
-            host: host.clone(),
-            console: child.stdin.take().unwrap(),
-            lines: Lines::follow(child.stdout.take().unwrap()),
+        let guest = Self {
+            console: child.stdin.take()?,
+            lines: Lines::follow(child.stdout.take()?),
             child,
             commands: 0,
+        };
+        let end = Instant::now() + PATIENCE;
+        while guest.lines.all().is_empty() {
+            if Instant::now() > end {
+                eprintln!("{} shows no sign of life", machine.qemu);
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(100));
         }
+        Some(guest)
     }
 
     /// Waits for a line on the console.
@@ -181,7 +196,9 @@ impl Guest {
 
     /// What a process uses.
     pub(crate) fn usage(&mut self, pid: u32) -> Usage {
-        let text = self.sh(&format!("cat /proc/{pid}/status; cat /proc/{pid}/stat"));
+        let text = self.sh(&format!(
+            "cd /proc/{pid}; cat smaps_rollup status stat; cd /"
+        ));
         let field = |name: &str| {
             let line = text
                 .lines()
@@ -197,8 +214,8 @@ impl Guest {
         let mut ticks = stat.split_whitespace().skip(11);
         let mut tick = || ticks.next().unwrap().parse::<u64>().unwrap();
         Usage {
-            resident: field("VmRSS:"),
-            anonymous: field("RssAnon:"),
+            resident: field("Rss:"),
+            anonymous: field("Anonymous:"),
             // USER_HZ is 100 everywhere.
             cpu: 10 * (tick() + tick()),
             wakes: field("voluntary_ctxt_switches:"),
@@ -222,7 +239,6 @@ impl Drop for Guest {
                 eprintln!("    {}", line.trim_end());
             }
         }
-        let _ = self.host.try_ip("link delete tap0");
     }
 }
 
@@ -230,10 +246,12 @@ impl Drop for Guest {
 pub(crate) struct Etc<'a>(pub(crate) &'a Path);
 
 impl Etc<'_> {
-    /// Writes a file, private as identifiers must be.
+    /// Writes a file into a directory that is private, as that of identifiers must be.
     pub(crate) fn file(&self, name: &str, content: &str) -> &Self {
         let path = self.0.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let parent = path.parent().unwrap();
+        fs::create_dir_all(parent).unwrap();
+        fs::set_permissions(parent, Permissions::from_mode(0o700)).unwrap();
         fs::write(path, content).unwrap();
         self
     }
