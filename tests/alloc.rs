@@ -93,8 +93,8 @@ impl End {
         while let Ok(datagrams) = self.socket.receive(&mut self.buffer) {
             for range in datagrams.ranges() {
                 let datagram = packet::decapsulate(&self.buffer[range.clone()]);
-                if let Some((_, Payload::Packet(packet))) = datagram {
-                    let at = range.end - packet.len()..range.end;
+                if let Some((_, Payload::Packet)) = datagram {
+                    let at = range.start + packet::HEADER_LEN..range.end;
                     let _ = self.inbound.push(&self.tun, &self.buffer, at, tally);
                 }
             }

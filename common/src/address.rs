@@ -6,17 +6,39 @@ use libc::{AF_INET, AF_INET6};
 
 /// Room for a `sockaddr_in6`, the larger of the two, in bytes.
 pub const RAW_LEN: usize = 28;
-const RAW_V4_LEN: usize = 16;
 
 /// A `sockaddr_in` or `sockaddr_in6`: family in native byte order, port in network byte order
-/// (`<linux/in.h>`, `<linux/in6.h>`).
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// (`<linux/in.h>`, `<linux/in6.h>`), aligned as those are.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(4))]
 pub struct RawAddress {
     bytes: [u8; RAW_LEN],
-    len: usize,
+    len: u32,
+}
+
+impl PartialEq for RawAddress {
+    /// Word by word: it is asked for each packet. The kernel gives addresses in the form of
+    /// [`canonical`]: flow label 0, and a scope for link-local addresses only.
+    fn eq(&self, other: &Self) -> bool {
+        let (ours, theirs) = (
+            self.bytes.as_chunks::<4>().0,
+            other.bytes.as_chunks::<4>().0,
+        );
+        let words = ours.iter().zip(theirs);
+        let differ = words.fold(self.len ^ other.len, |differ, (a, b)| {
+            differ | (u32::from_ne_bytes(*a) ^ u32::from_ne_bytes(*b))
+        });
+        differ == 0
+    }
 }
 
 impl RawAddress {
+    /// Nobody's, for `recvmsg` to write to.
+    pub(crate) const EMPTY: Self = Self {
+        bytes: [0; RAW_LEN],
+        len: 0,
+    };
+
     /// For a socket of one family; an IPv6 socket takes IPv4 addresses in mapped form.
     pub fn new(address: SocketAddr, ipv6_socket: bool) -> Self {
         let mut bytes = [0; RAW_LEN];
@@ -24,16 +46,16 @@ impl RawAddress {
         let (family, len) = match address {
             SocketAddr::V4(v4) if !ipv6_socket => {
                 bytes[4..8].copy_from_slice(&v4.ip().octets());
-                (AF_INET, RAW_V4_LEN)
+                (AF_INET, 16)
             }
             SocketAddr::V4(v4) => {
                 bytes[8..24].copy_from_slice(&v4.ip().to_ipv6_mapped().octets());
-                (AF_INET6, RAW_LEN)
+                (AF_INET6, 28)
             }
             SocketAddr::V6(v6) => {
                 bytes[8..24].copy_from_slice(&v6.ip().octets());
                 bytes[24..28].copy_from_slice(&v6.scope_id().to_ne_bytes());
-                (AF_INET6, RAW_LEN)
+                (AF_INET6, 28)
             }
         };
         bytes[..2].copy_from_slice(&family_bytes(family));
@@ -42,7 +64,24 @@ impl RawAddress {
 
     /// The bytes for `sendmsg` or `bind`.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        let len = usize::try_from(self.len).unwrap_or(RAW_LEN);
+        self.bytes.get(..len).unwrap_or(&self.bytes)
+    }
+
+    /// Where `recvmsg` writes an address and its length.
+    pub(crate) fn room(&mut self) -> (&mut [u8; RAW_LEN], &mut u32) {
+        (&mut self.bytes, &mut self.len)
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        u16::from_be_bytes([self.bytes[2], self.bytes[3]])
+    }
+
+    /// The address, or nobody's for one of another family, which can't come from a UDP socket.
+    pub fn decode(&self) -> SocketAddr {
+        let nobody = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+        decode(self.as_bytes()).unwrap_or(nobody)
     }
 }
 

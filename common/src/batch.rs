@@ -1,6 +1,6 @@
 //! Datagrams to one peer that leave in one call: all of one length, but the last may be shorter.
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::ops::Range;
 
 use nix::errno::Errno;
@@ -113,7 +113,7 @@ fn send_at_once(
     buffers: Buffers<'_>,
     len: usize,
     exit: &mut Exit<'_>,
-) -> io::Result<()> {
+) -> nix::Result<()> {
     let mut parts = [IoSlice::new(&[]); 2 * MAX_SEGMENTS];
     let mut used = 0;
     for segment in segments {
@@ -134,7 +134,7 @@ fn send_at_once(
                 exit.tally.count.add(segment.len() - HEADER_LEN);
             }
         }
-        Err(error) if is_refusal(&error) => return Err(error),
+        Err(error) if is_refusal(error) => return Err(error),
         Err(error) => exit.tally.lose(segments.len(), error),
     }
     Ok(())
@@ -143,7 +143,7 @@ fn send_at_once(
 /// Whether it left.
 fn send_one(segment: &Segment, buffers: Buffers<'_>, exit: &mut Exit<'_>) -> bool {
     let parts = segment.parts(buffers).map(IoSlice::new);
-    let result = exit.socket.send(&parts, exit.target);
+    let result = exit.socket.send_parts(&parts, exit.target);
     let left = result.is_ok();
     match result {
         Ok(()) => exit.tally.count.add(segment.len() - HEADER_LEN),
@@ -154,9 +154,9 @@ fn send_one(segment: &Segment, buffers: Buffers<'_>, exit: &mut Exit<'_>) -> boo
 
 /// Whether the path may not take segments, or not of this length (udp_send_skb): EIO from a
 /// device without checksum offload or behind IPsec, EINVAL and EMSGSIZE from a smaller MTU.
-fn is_refusal(error: &io::Error) -> bool {
+fn is_refusal(error: Errno) -> bool {
     matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP)
+        error,
+        Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP
     )
 }

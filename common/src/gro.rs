@@ -225,6 +225,11 @@ impl Coalescer {
         }
     }
 
+    /// Whether there is no run.
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
     /// Forgets the run.
     pub fn clear(&mut self) {
         self.packets.clear();

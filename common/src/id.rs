@@ -7,8 +7,10 @@ use std::str::FromStr;
 ///
 /// It works like a password, so `Display` and `Debug` show the first 4 digits only.
 /// The full form has a name of its own, [`PeerId::hex`].
+///
+/// A number, since it is looked up for each packet.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PeerId([u8; Self::LEN]);
+pub struct PeerId(u64);
 
 /// The text is not 16 lower-case hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,17 +22,17 @@ impl PeerId {
 
     /// An identifier of these bytes, in wire order.
     pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
-        Self(bytes)
+        Self(u64::from_be_bytes(bytes))
     }
 
     /// The bytes in wire order.
-    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
-        &self.0
+    pub const fn bytes(self) -> [u8; Self::LEN] {
+        self.0.to_be_bytes()
     }
 
     /// All 16 digits: for file names and `TUN_CLIENT_ID`, never for a log.
     pub fn hex(&self) -> String {
-        hex::encode(self.0)
+        hex::encode(self.bytes())
     }
 }
 
@@ -44,13 +46,13 @@ impl FromStr for PeerId {
         }
         let mut bytes = [0; Self::LEN];
         hex::decode_to_slice(text, &mut bytes).map_err(|_| NotAnId)?;
-        Ok(Self(bytes))
+        Ok(Self::from_bytes(bytes))
     }
 }
 
 impl fmt::Display for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:02x}{:02x}...", self.0[0], self.0[1])
+        write!(f, "{:04x}...", self.0 >> 48)
     }
 }
 
@@ -73,10 +75,7 @@ mod tests {
     #[test]
     fn round_trip() {
         let id: PeerId = "0123456789abcdef".parse().expect("a good identifier");
-        assert_eq!(
-            id.as_bytes(),
-            &[0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]
-        );
+        assert_eq!(id.bytes(), [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef]);
         assert_eq!(id.hex(), "0123456789abcdef");
     }
 

@@ -46,6 +46,9 @@ impl Inbound {
 
     /// Writes what has gathered.
     pub fn flush(&mut self, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
+        if self.coalescer.is_empty() {
+            return Ok(());
+        }
         let result = self.write(tun, buffer, tally);
         self.coalescer.clear();
         result
@@ -76,7 +79,7 @@ impl Inbound {
                 // Unless single ones are refused too: then it is not for their number.
                 if tally.count.packets > before {
                     tun.refuse_super_packets();
-                    tally.gave_up = Some(Errno::EINVAL.into());
+                    tally.gave_up = Some(Errno::EINVAL);
                 }
             }
             Err(Trouble::Gone) => return Err(Trouble::Gone),
@@ -89,8 +92,11 @@ impl Inbound {
 /// Writes one packet as it came.
 fn write_packet(tun: &Tun, packet: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
     let nothing_to_do = [0; virtio_net::HEADER_LEN];
-    let prefix = &nothing_to_do[..tun.prefix_len()];
-    match tun.send(&[IoSlice::new(prefix), IoSlice::new(packet)]) {
+    let written = match tun.prefix_len() {
+        0 => tun.send_plain(packet),
+        len => tun.send(&[IoSlice::new(&nothing_to_do[..len]), IoSlice::new(packet)]),
+    };
+    match written {
         Ok(()) => tally.count.add(packet.len()),
         Err(Trouble::Gone) => return Err(Trouble::Gone),
         Err(_) => tally.count.dropped += 1,

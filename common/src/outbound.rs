@@ -59,11 +59,13 @@ pub struct Outbound {
 impl Outbound {
     /// For packets that leave with this identifier.
     pub fn new(id: PeerId, batching: bool) -> Self {
+        let mut data = memory::room(DATA_LEN);
+        data[..HEADER_LEN].copy_from_slice(&id.bytes());
         Self {
             id,
             batching,
             alone: true,
-            data: memory::room(DATA_LEN),
+            data,
             used: 0,
             heads: memory::room(HEADS_LEN),
             heads_used: 0,
@@ -74,6 +76,9 @@ impl Outbound {
     /// Carries what is queued in the tun to the target, up to a bound. The first read waits if
     /// the tun's descriptor blocks. Returns why there is no more to read, if so it is.
     pub fn carry(&mut self, tun: &Tun, exit: &mut Exit<'_>) -> Result<(), Trouble> {
+        if !self.batching {
+            return self.carry_singly(tun, exit);
+        }
         let (mut result, mut packets, mut bytes) = (Ok(()), 0, 0);
         for n in 0..MAX_PACKETS {
             let read = match n {
@@ -90,7 +95,7 @@ impl Outbound {
             self.add(len, tun, exit);
             // One that is likely to be alone does not wait for the kernel to say so.
             let first = n == 0 && self.alone;
-            if !self.batching || first || self.used > GATHER_LEN {
+            if first || self.used > GATHER_LEN {
                 self.flush(exit);
             }
             packets += 1;
@@ -102,6 +107,27 @@ impl Outbound {
         self.flush(exit);
         self.alone = packets <= 1;
         result
+    }
+
+    /// Each packet behind the one header, which nothing else is written over.
+    fn carry_singly(&mut self, tun: &Tun, exit: &mut Exit<'_>) -> Result<(), Trouble> {
+        for n in 0..MAX_PACKETS {
+            let room = &mut self.data[HEADER_LEN..];
+            let len = match n {
+                0 => tun.receive(room)?,
+                _ => tun.receive_queued(room)?,
+            };
+            let datagram = &self.data[..HEADER_LEN + len];
+            if is_addressed_to(&datagram[HEADER_LEN..], exit.target.address()) {
+                exit.tally.loops();
+                continue;
+            }
+            match exit.socket.send(datagram, exit.target) {
+                Ok(()) => exit.tally.count.add(len),
+                Err(error) => exit.tally.lose(1, error),
+            }
+        }
+        Ok(())
     }
 
     fn room(&mut self, tun: &Tun) -> &mut [u8] {
@@ -118,9 +144,7 @@ impl Outbound {
             return;
         };
         if is_addressed_to(&self.data[start..end], exit.target.address()) {
-            exit.tally.looped = true;
-            exit.tally.count.dropped += 1;
-            return;
+            return exit.tally.loops();
         }
         let header = match self.data[start - prefix..].first_chunk() {
             Some(bytes) if prefix > 0 => VirtioNetHdr::decode(bytes),
@@ -150,7 +174,7 @@ impl Outbound {
             gso::complete_checksum(&mut self.data[at.clone()], header).ok()?;
         }
         let start = at.start - HEADER_LEN;
-        self.data[start..at.start].copy_from_slice(self.id.as_bytes());
+        self.data[start..at.start].copy_from_slice(&self.id.bytes());
         self.make_room(0, at.end - start, exit);
         self.batch.push(Segment {
             head: 0..0,
@@ -172,7 +196,7 @@ impl Outbound {
             let start = self.heads_used;
             self.heads_used += head_len;
             let (id, headers) = self.heads[start..self.heads_used].split_at_mut(HEADER_LEN);
-            id.copy_from_slice(self.id.as_bytes());
+            id.copy_from_slice(&self.id.bytes());
             let body = whole.segment(&self.data[at.clone()], n, headers);
             self.batch.push(Segment {
                 head: start..self.heads_used,

@@ -15,10 +15,10 @@ const KEEPALIVE: u8 = 0x01;
 const ANSWER: u8 = 0x02;
 
 /// What follows the header of a datagram.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Payload<'a> {
-    /// One IP packet.
-    Packet(&'a [u8]),
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// One IP packet: all that follows the header.
+    Packet,
     /// Nothing: the sender is alive.
     Alive,
     /// A keepalive with its counter; it asks for an answer.
@@ -30,17 +30,17 @@ pub enum Payload<'a> {
 }
 
 /// Splits a datagram into the sender's identifier and the payload; `None` if it is too short.
-pub fn decapsulate(datagram: &[u8]) -> Option<(PeerId, Payload<'_>)> {
+pub fn decapsulate(datagram: &[u8]) -> Option<(PeerId, Payload)> {
     let (id, payload) = datagram.split_first_chunk::<HEADER_LEN>()?;
     Some((PeerId::from_bytes(*id), classify(payload)))
 }
 
-fn classify(payload: &[u8]) -> Payload<'_> {
+fn classify(payload: &[u8]) -> Payload {
     match *payload {
         [] => Payload::Alive,
         [KEEPALIVE, a, b, c, d] => Payload::Keepalive(u32::from_be_bytes([a, b, c, d])),
         [ANSWER, a, b, c, d] => Payload::Answer(u32::from_be_bytes([a, b, c, d])),
-        [first, ..] if matches!(first >> 4, 4 | 6) => Payload::Packet(payload),
+        [first, ..] if matches!(first >> 4, 4 | 6) => Payload::Packet,
         _ => Payload::Other,
     }
 }
@@ -57,7 +57,7 @@ pub fn answer(id: PeerId, counter: u32) -> [u8; KEEPALIVE_LEN] {
 
 fn control(id: PeerId, kind: u8, counter: u32) -> [u8; KEEPALIVE_LEN] {
     let mut datagram = [0; KEEPALIVE_LEN];
-    datagram[..HEADER_LEN].copy_from_slice(id.as_bytes());
+    datagram[..HEADER_LEN].copy_from_slice(&id.bytes());
     datagram[HEADER_LEN] = kind;
     datagram[HEADER_LEN + 1..].copy_from_slice(&counter.to_be_bytes());
     datagram
@@ -114,15 +114,15 @@ mod tests {
     const ID: PeerId = PeerId::from_bytes([1, 2, 3, 4, 5, 6, 7, 8]);
 
     fn payload_of(payload: &[u8]) -> Vec<u8> {
-        [ID.as_bytes(), payload].concat()
+        [&ID.bytes(), payload].concat()
     }
 
     #[test]
     fn every_row_of_the_table() {
-        let cases: [(&[u8], Payload<'_>); 14] = [
-            (&[0x45, 0, 0, 20], Payload::Packet(&[0x45, 0, 0, 20])),
-            (&[0x60, 0], Payload::Packet(&[0x60, 0])),
-            (&[0x4f], Payload::Packet(&[0x4f])),
+        let cases: [(&[u8], Payload); 14] = [
+            (&[0x45, 0, 0, 20], Payload::Packet),
+            (&[0x60, 0], Payload::Packet),
+            (&[0x4f], Payload::Packet),
             (&[], Payload::Alive),
             (&[1, 0, 0, 1, 2], Payload::Keepalive(258)),
             (&[2, 0xff, 0, 0, 1], Payload::Answer(0xff00_0001)),

@@ -6,13 +6,14 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use libc::c_int;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, getsockname, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
-use crate::address::{RAW_LEN, RawAddress, decode};
+use crate::address::RawAddress;
 use crate::control::{Control, messages};
 use crate::error::{Context, Result};
 use crate::memory;
@@ -31,6 +32,8 @@ const SEND_BUFFER_LEN: usize = 512 << 10;
 
 /// No path has an MTU that this would not pass (RFC 791: 576).
 const SHORT_SEGMENT: usize = 512;
+/// Flags of every send.
+const NOWAIT: c_int = libc::MSG_DONTWAIT;
 /// How long segments that were refused go singly.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
@@ -67,12 +70,15 @@ pub struct Socket {
     /// Whether the kernel has UDP_SEGMENT (Linux 4.18). One that has not would send all segments
     /// as one datagram, without an error.
     segments: bool,
+    /// Whether datagrams come with control messages.
+    control: bool,
 }
 
 /// The local address that a datagram came to, so that the answer leaves from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
-    address: IpAddr,
+    /// In network byte order; IPv4 in mapped form.
+    address: u128,
     /// 0 but for link-local addresses: an index would override the routing table.
     interface: u32,
 }
@@ -84,7 +90,7 @@ pub struct Datagrams {
     /// Length of the data, in bytes.
     pub len: usize,
     /// The sender.
-    pub from: SocketAddr,
+    pub from: RawAddress,
     /// The local address it came to, unless the socket is bound to one.
     pub source: Option<Source>,
     /// Whether it was longer than the buffer.
@@ -97,8 +103,10 @@ pub struct Datagrams {
 #[derive(Clone, Copy)]
 pub struct Target {
     address: SocketAddr,
-    source: Option<Source>,
     raw: RawAddress,
+    source: Option<Source>,
+    /// Control messages that ask for the source.
+    control: Control,
     /// The longest datagram that may leave as a segment of many, in bytes.
     max_segment: usize,
     /// When a longer one was refused; never if the kernel has no segments.
@@ -111,9 +119,9 @@ impl Target {
         self.address
     }
 
-    /// The local address to send from.
-    pub fn source(&self) -> Option<Source> {
-        self.source
+    /// Whether this is where the datagrams came from, and to.
+    pub fn is_origin_of(&self, datagrams: &Datagrams) -> bool {
+        self.raw == datagrams.from && self.source == datagrams.source
     }
 
     /// Whether datagrams of this length may leave as segments. What was refused is tried again
@@ -148,7 +156,12 @@ impl Socket {
         let (fd, ipv6) = open(options).context(|| "open a UDP socket".into())?;
         let segments = options.offload
             && sys::set_option(fd.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
-        let socket = Self { fd, ipv6, segments };
+        let socket = Self {
+            fd,
+            ipv6,
+            segments,
+            control: options.offload || options.report_source,
+        };
         socket.configure(options)?;
         let any = match ipv6 {
             true => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
@@ -248,16 +261,24 @@ impl Socket {
     }
 
     /// Receives one datagram, or several of one flow.
-    pub fn receive(&self, data: &mut [u8]) -> io::Result<Datagrams> {
-        let mut name = [0; RAW_LEN];
+    pub fn receive(&self, data: &mut [u8]) -> nix::Result<Datagrams> {
+        let (fd, mut from) = (self.fd.as_fd(), RawAddress::EMPTY);
+        if !self.control {
+            let len = sys::receive_from(fd, data, &mut from)?;
+            return Ok(Datagrams {
+                len,
+                from,
+                source: None,
+                truncated: len > data.len(),
+                stride: len,
+            });
+        }
         let mut control = Control::default();
-        let received = sys::receive_message(self.fd.as_fd(), data, &mut name, control.room())?;
+        let received = sys::receive_message(fd, data, &mut from, control.room())?;
         let messages = &control.room()[..received.control_len];
-        // A name of another family can't come from a UDP socket; port 0 gets it dropped.
-        let nobody = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
         Ok(Datagrams {
             len: received.len,
-            from: decode(&name[..received.name_len]).unwrap_or(nobody),
+            from,
             source: destination(messages),
             truncated: received.truncated,
             stride: stride(messages, received.len),
@@ -266,21 +287,34 @@ impl Socket {
 
     /// Where to send, made once for many datagrams.
     pub fn target(&self, address: SocketAddr, source: Option<Source>) -> Target {
+        let mut control = Control::default();
+        if let Some(source) = source {
+            self.push_source(&mut control, source);
+        }
         Target {
             address,
-            source,
             raw: RawAddress::new(address, self.ipv6),
+            source,
+            control,
             max_segment: if self.segments { usize::MAX } else { 0 },
             refused: None,
         }
     }
 
-    /// Sends the parts as one datagram, without waiting: behind a slow uplink all that queues in
-    /// the tun would be late. What there is no room for is lost, as in any router.
+    /// Sends a datagram, without waiting: behind a slow uplink all that queues in the tun would be
+    /// late. What there is no room for is lost, as in any router.
     ///
     /// If it can't leave from the address that the peer spoke to, it leaves from the one that
     /// the kernel chooses.
-    pub fn send(&self, parts: &[IoSlice<'_>], target: &Target) -> io::Result<()> {
+    pub fn send(&self, datagram: &[u8], target: &Target) -> nix::Result<()> {
+        match target.source {
+            None => sys::send_to(self.fd.as_fd(), datagram, target.raw.as_bytes(), NOWAIT),
+            Some(_) => self.send_parts(&[IoSlice::new(datagram)], target),
+        }
+    }
+
+    /// The same of gathered parts.
+    pub fn send_parts(&self, parts: &[IoSlice<'_>], target: &Target) -> nix::Result<()> {
         self.send_with(parts, target, None)
     }
 
@@ -291,7 +325,7 @@ impl Socket {
         parts: &[IoSlice<'_>],
         target: &Target,
         len: u16,
-    ) -> io::Result<()> {
+    ) -> nix::Result<()> {
         self.send_with(parts, target, Some(len))
     }
 
@@ -300,23 +334,20 @@ impl Socket {
         parts: &[IoSlice<'_>],
         target: &Target,
         segment: Option<u16>,
-    ) -> io::Result<()> {
-        let (fd, name) = (self.fd.as_fd(), target.raw.as_bytes());
+    ) -> nix::Result<()> {
         let send = |control: &Control| {
-            let flags = libc::MSG_DONTWAIT;
-            sys::send_message(fd, parts, name, control.as_bytes(), flags).map(drop)
+            let (fd, name) = (self.fd.as_fd(), target.raw.as_bytes());
+            let Some(len) = segment else {
+                return sys::send_message(fd, parts, name, control.as_bytes(), NOWAIT);
+            };
+            let mut control = *control;
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
+            sys::send_message(fd, parts, name, control.as_bytes(), NOWAIT)
         };
-        let mut plain = Control::default();
-        if let Some(len) = segment {
-            plain.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
-        }
-        let Some(source) = target.source else {
-            return send(&plain);
-        };
-        let mut control = plain;
-        self.push_source(&mut control, source);
-        match send(&control) {
-            Err(error) if !is_congestion(&error) => send(&plain),
+        match send(&target.control) {
+            Err(error) if target.source.is_some() && !is_congestion(error) => {
+                send(&Control::default())
+            }
             result => result,
         }
     }
@@ -324,23 +355,16 @@ impl Socket {
     /// Appends `in6_pktinfo` or `in_pktinfo` (ipv6(7), ip(7)).
     fn push_source(&self, control: &mut Control, source: Source) {
         let interface = source.interface.to_ne_bytes();
-        match (self.ipv6, source.address) {
-            (true, address) => {
-                let address = match address {
-                    IpAddr::V4(v4) => v4.to_ipv6_mapped(),
-                    IpAddr::V6(v6) => v6,
-                };
-                let mut info = [0; 20];
-                info[..16].copy_from_slice(&address.octets());
-                info[16..].copy_from_slice(&interface);
-                control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
-            }
-            (false, IpAddr::V4(address)) => {
-                let mut info = [0; 12];
-                info[4..8].copy_from_slice(&address.octets());
-                control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
-            }
-            (false, IpAddr::V6(_)) => {}
+        let address = source.address.to_ne_bytes();
+        if self.ipv6 {
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&address);
+            info[16..].copy_from_slice(&interface);
+            control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        } else {
+            let mut info = [0; 12];
+            info[4..8].copy_from_slice(&address[12..]);
+            control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
         }
     }
 
@@ -382,19 +406,19 @@ fn open(options: &Bind) -> nix::Result<(OwnedFd, bool)> {
 fn destination(control: &[u8]) -> Option<Source> {
     messages(control).find_map(|(level, kind, data)| match (level, kind) {
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-            let address = Ipv6Addr::from(*data.first_chunk::<16>()?);
+            let address = *data.first_chunk::<16>()?;
             let index = u32::from_ne_bytes(*data.get(16..)?.first_chunk::<4>()?);
-            let link_local = address.is_unicast_link_local();
+            let link_local = Ipv6Addr::from(address).is_unicast_link_local();
             Some(Source {
-                address: address.to_canonical(),
+                address: u128::from_ne_bytes(address),
                 interface: if link_local { index } else { 0 },
             })
         }
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
             // ipi_ifindex, ipi_spec_dst, ipi_addr: the last is the destination in the header.
-            let address = IpAddr::from(*data.get(8..)?.first_chunk::<4>()?);
+            let address = Ipv4Addr::from(*data.get(8..)?.first_chunk::<4>()?);
             Some(Source {
-                address,
+                address: u128::from_ne_bytes(address.to_ipv6_mapped().octets()),
                 interface: 0,
             })
         }
@@ -416,28 +440,27 @@ fn stride(control: &[u8], len: usize) -> usize {
 impl Datagrams {
     /// Where in the buffer each datagram lies. An empty one is one too.
     pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (len, stride) = (self.len, self.stride.max(1));
-        let count = len.div_ceil(stride).max(1);
-        (0..count).map(move |n| n * stride..((n + 1) * stride).min(len))
+        let (len, stride) = (self.len, self.stride);
+        let mut next = Some(0);
+        std::iter::from_fn(move || {
+            let start = next?;
+            let end = len.min(start + stride);
+            next = (end < len).then_some(end);
+            Some(start..end)
+        })
     }
-}
-
-fn errno(error: &io::Error) -> Errno {
-    error
-        .raw_os_error()
-        .map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
 /// Whether a nonblocking call found nothing to do, be it for want of room in the socket's own
 /// buffer, or a signal or time-out ended a wait.
-pub fn is_nothing(error: &io::Error) -> bool {
-    matches!(errno(error), Errno::EAGAIN | Errno::EINTR)
+pub fn is_nothing(error: Errno) -> bool {
+    matches!(error, Errno::EAGAIN | Errno::EINTR)
 }
 
 /// Whether a send failed for want of room: another way out would not help.
-fn is_congestion(error: &io::Error) -> bool {
+fn is_congestion(error: Errno) -> bool {
     matches!(
-        errno(error),
+        error,
         Errno::EAGAIN | Errno::ENOBUFS | Errno::EMSGSIZE | Errno::EINTR
     )
 }
@@ -469,7 +492,7 @@ mod tests {
             let client = bind(Some(client));
             let to = SocketAddr::new(to.parse().expect("an address"), port(&server));
             client
-                .send(
+                .send_parts(
                     &[IoSlice::new(b"in"), IoSlice::new(b"out")],
                     &client.target(to, None),
                 )
@@ -478,14 +501,13 @@ mod tests {
             let question = server.receive(&mut data).expect("a datagram");
             assert_eq!(&data[..question.len], b"inout");
             assert_eq!(question.from.port(), port(&client));
-            assert_eq!(question.source.map(|s| s.address), Some(to.ip()));
-
-            let target = server.target(question.from, question.source);
-            server
-                .send(&[IoSlice::new(b"answer")], &target)
-                .expect("loopback takes it");
+            let mut target = server.target(question.from.decode(), question.source);
+            assert!(target.is_origin_of(&question));
+            server.send(b"answer", &target).expect("loopback takes it");
             let answer = client.receive(&mut data).expect("an answer");
-            assert_eq!((answer.from, answer.len), (to, 6));
+            assert_eq!((answer.from.decode(), answer.len), (to, 6));
+            target.source = None;
+            assert!(!target.is_origin_of(&question), "{to}");
         }
     }
 
@@ -493,12 +515,12 @@ mod tests {
     fn a_source_that_is_not_ours_is_passed_over() {
         let (server, client) = (bind(None), bind(Some("127.0.0.1")));
         let source = Source {
-            address: "192.0.2.77".parse().expect("an address"),
+            address: u128::from_ne_bytes(Ipv4Addr::new(192, 0, 2, 77).to_ipv6_mapped().octets()),
             interface: 0,
         };
         let to = client.local_address().expect("a bound socket");
         server
-            .send(&[IoSlice::new(b"x")], &server.target(to, Some(source)))
+            .send(b"x", &server.target(to, Some(source)))
             .expect("it leaves from another address");
         let mut data = [0; 16];
         assert_eq!(client.receive(&mut data).expect("a datagram").len, 1);
@@ -509,7 +531,7 @@ mod tests {
         let (server, client) = (bind(None), bind(Some("127.0.0.1")));
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port(&server));
         client
-            .send(&[IoSlice::new(&[7; 100])], &client.target(to, None))
+            .send(&[7; 100], &client.target(to, None))
             .expect("loopback takes it");
         assert!(server.receive(&mut [0; 50]).expect("a datagram").truncated);
     }
@@ -589,7 +611,7 @@ mod tests {
             .set_receive_timeout(Duration::ZERO)
             .expect("a time-out");
         let error = server.receive(&mut [0; 8]).expect_err("nobody sends");
-        assert!(is_nothing(&error));
+        assert!(is_nothing(error));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
-use crate::address::RAW_LEN;
+use crate::address::RawAddress;
 
 // ---- message I/O ------------------------------------------------------------------------------
 
@@ -25,8 +25,6 @@ use crate::address::RAW_LEN;
 pub struct Received {
     /// Length of the data, in bytes.
     pub len: usize,
-    /// Length of the sender's address, in bytes.
-    pub name_len: usize,
     /// Length of the control messages, in bytes.
     pub control_len: usize,
     /// Whether the datagram was longer than the buffer.
@@ -37,13 +35,14 @@ pub struct Received {
 pub fn receive_message(
     fd: BorrowedFd<'_>,
     data: &mut [u8],
-    name: &mut [u8; RAW_LEN],
+    name: &mut RawAddress,
     control: &mut [u8],
-) -> io::Result<Received> {
+) -> nix::Result<Received> {
     let mut part = libc::iovec {
         iov_base: data.as_mut_ptr().cast(),
         iov_len: data.len(),
     };
+    let (name, name_len) = name.room();
     let mut message = empty_message();
     message.msg_name = name.as_mut_ptr().cast();
     message.msg_namelen = length(name.len());
@@ -54,12 +53,51 @@ pub fn receive_message(
     // SAFETY: every pointer in `message` is to a live, exclusively borrowed buffer of the length
     // given beside it.
     let len = Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, 0) })?;
+    *name_len = message.msg_namelen;
     Ok(Received {
         len: len.unsigned_abs(),
-        name_len: (message.msg_namelen as usize).min(RAW_LEN),
         control_len: length::<_, usize>(message.msg_controllen).min(control.len()),
         truncated: message.msg_flags & libc::MSG_TRUNC != 0,
     })
+}
+
+/// `recvfrom(2)`: without control messages it costs less. Returns the datagram's length, which may
+/// be more than the buffer holds.
+pub fn receive_from(
+    fd: BorrowedFd<'_>,
+    data: &mut [u8],
+    name: &mut RawAddress,
+) -> nix::Result<usize> {
+    let (name, name_len) = name.room();
+    *name_len = length(name.len());
+    // SAFETY: data and name are live, exclusively borrowed buffers of the lengths given.
+    let len = unsafe {
+        libc::recvfrom(
+            fd.as_raw_fd(),
+            data.as_mut_ptr().cast(),
+            data.len(),
+            libc::MSG_TRUNC,
+            name.as_mut_ptr().cast(),
+            name_len,
+        )
+    };
+    Ok(Errno::result(len)?.unsigned_abs())
+}
+
+/// `sendto(2)`.
+pub fn send_to(fd: BorrowedFd<'_>, data: &[u8], name: &[u8], flags: c_int) -> nix::Result<()> {
+    // SAFETY: data and name are readable for the lengths given.
+    let sent = unsafe {
+        libc::sendto(
+            fd.as_raw_fd(),
+            data.as_ptr().cast(),
+            data.len(),
+            flags,
+            name.as_ptr().cast(),
+            length(name.len()),
+        )
+    };
+    Errno::result(sent).map(drop)
 }
 
 /// `sendmsg(2)` of gathered parts to `name`, with control messages made beforehand.
@@ -69,7 +107,7 @@ pub fn send_message(
     name: &[u8],
     control: &[u8],
     flags: c_int,
-) -> io::Result<usize> {
+) -> nix::Result<()> {
     let mut message = empty_message();
     message.msg_name = name.as_ptr().cast_mut().cast();
     message.msg_namelen = length(name.len());
@@ -82,8 +120,8 @@ pub fn send_message(
     }
     // SAFETY: every pointer in `message` is to a live buffer of the length given beside it, and
     // sendmsg only reads from them.
-    let sent = Errno::result(unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, flags) })?;
-    Ok(sent.unsigned_abs())
+    let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, flags) };
+    Errno::result(sent).map(drop)
 }
 
 fn empty_message() -> libc::msghdr {
@@ -124,7 +162,7 @@ pub fn bind(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
 
 /// Reads what is there already from a descriptor that blocks: `preadv2(2)` with `RWF_NOWAIT`.
 /// musl had no such function for long, so it is the bare call, and -1 means "no offset".
-pub fn read_nowait(fd: BorrowedFd<'_>, data: &mut [u8]) -> io::Result<usize> {
+pub fn read_nowait(fd: BorrowedFd<'_>, data: &mut [u8]) -> nix::Result<usize> {
     let part = libc::iovec {
         iov_base: data.as_mut_ptr().cast(),
         iov_len: data.len(),

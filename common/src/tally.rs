@@ -1,6 +1,6 @@
 //! What became of the packets that went one way.
 
-use std::io;
+use nix::errno::Errno;
 
 /// Counts for one client, or for one process of a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -13,17 +13,17 @@ pub struct Count {
     pub dropped: u64,
 }
 
-/// The outcome of one turn, with what there may be to log.
-#[derive(Debug, Default)]
+/// The counts, with what there may be to log.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
-    /// The packets of the turn.
+    /// The packets.
     pub count: Count,
     /// Whether a packet was for the peer's own address and port: the tunnel routed into itself.
     pub looped: bool,
     /// The last error that lost a packet.
-    pub error: Option<io::Error>,
+    pub error: Option<Errno>,
     /// The error for which many packets in one call were given up.
-    pub gave_up: Option<io::Error>,
+    pub gave_up: Option<Errno>,
 }
 
 impl Count {
@@ -34,17 +34,15 @@ impl Count {
     }
 }
 
-impl std::ops::AddAssign for Count {
-    fn add_assign(&mut self, other: Self) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-        self.dropped += other.dropped;
-    }
-}
-
 impl Tally {
+    /// A packet was for the peer itself.
+    pub fn loops(&mut self) {
+        self.looped = true;
+        self.count.dropped += 1;
+    }
+
     /// So many packets were lost.
-    pub fn lose(&mut self, packets: usize, error: io::Error) {
+    pub fn lose(&mut self, packets: usize, error: Errno) {
         self.count.dropped += packets as u64;
         self.error = Some(error);
     }

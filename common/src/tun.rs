@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -13,6 +13,8 @@ use libc::{
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::uio::writev;
+use nix::unistd::{read, write};
 
 use crate::error::{Context, Result};
 use crate::memory;
@@ -154,7 +156,7 @@ impl Tun {
 
     /// Reads one packet, waiting for it if the descriptor blocks.
     pub fn receive(&self, packet: &mut [u8]) -> std::result::Result<usize, Trouble> {
-        (&self.file).read(packet).map_err(|e| trouble(&e))
+        read(&self.file, packet).map_err(trouble)
     }
 
     /// Reads one packet that is there already.
@@ -166,21 +168,22 @@ impl Tun {
             return Err(Trouble::Nothing);
         }
         sys::read_nowait(self.file.as_fd(), packet).map_err(|error| {
-            let errno = error.raw_os_error().map(Errno::from_raw);
-            if matches!(errno, Some(Errno::EOPNOTSUPP | Errno::ENOSYS)) {
+            if matches!(error, Errno::EOPNOTSUPP | Errno::ENOSYS) {
                 self.nowait.set(false);
                 return Trouble::Nothing;
             }
-            trouble(&error)
+            trouble(error)
         })
+    }
+
+    /// Writes a packet without a header.
+    pub fn send_plain(&self, packet: &[u8]) -> std::result::Result<(), Trouble> {
+        write(&self.file, packet).map(drop).map_err(trouble)
     }
 
     /// Writes the parts as one packet.
     pub fn send(&self, parts: &[IoSlice<'_>]) -> std::result::Result<(), Trouble> {
-        (&self.file)
-            .write_vectored(parts)
-            .map(drop)
-            .map_err(|e| trouble(&e))
+        writev(&self.file, parts).map(drop).map_err(trouble)
     }
 }
 
@@ -217,14 +220,14 @@ fn attach(fd: BorrowedFd<'_>, offload: bool) -> io::Result<(String, Offload)> {
 }
 
 /// What the kernel's tun driver means (drivers/net/tun.c).
-fn trouble(error: &io::Error) -> Trouble {
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EAGAIN | Errno::EINTR) => Trouble::Nothing,
+fn trouble(error: Errno) -> Trouble {
+    match error {
+        Errno::EAGAIN | Errno::EINTR => Trouble::Nothing,
         // EFAULT ends a read that was asleep when the device was deleted (tun_ring_recv), EBADFD
         // says every later call (tun_get found no device).
-        Some(Errno::EBADFD | Errno::EFAULT) => Trouble::Gone,
+        Errno::EBADFD | Errno::EFAULT => Trouble::Gone,
         // Neither IPv4 nor IPv6, or a super-packet that this kernel can't read.
-        Some(Errno::EINVAL) => Trouble::Refused,
+        Errno::EINVAL => Trouble::Refused,
         // EIO: down. ENOBUFS, ENOMEM: no room.
         _ => Trouble::Lost,
     }
@@ -245,7 +248,7 @@ mod tests {
             (Errno::EBADFD, Trouble::Gone),
             (Errno::EFAULT, Trouble::Gone),
         ] {
-            assert_eq!(trouble(&errno.into()), expected, "{errno}");
+            assert_eq!(trouble(errno), expected, "{errno}");
         }
     }
 }

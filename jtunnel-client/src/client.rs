@@ -22,9 +22,9 @@ use common::options::{Action, Common};
 use common::outbound::Outbound;
 use common::packet::MAX_DATAGRAM;
 use common::program::Program;
-use common::socket::{Bind, Socket, is_nothing};
+use common::socket::{Bind, Socket, Target, is_nothing};
 use common::sys::{self, Pages, Wake};
-use common::tally::Count;
+use common::tally::Tally;
 use common::throttle::Throttle;
 use common::tun::{Mode, Tun};
 use common::{identity, log, memory};
@@ -70,7 +70,7 @@ pub(crate) struct Client {
     /// All addresses of the server.
     addresses: Vec<SocketAddr>,
     /// The one in use; `None` until the name was resolved.
-    server: Option<SocketAddr>,
+    server: Option<Target>,
     sender: Option<Child>,
     /// `None` means at once.
     sender_wait: Option<Backoff>,
@@ -86,7 +86,7 @@ pub(crate) struct Client {
     inbound: Inbound,
     /// What the socket receives.
     buffer: Pages,
-    received: Count,
+    received: Tally,
     throttles: Throttles,
 }
 
@@ -169,7 +169,7 @@ impl Program for Client {
             outbound: Outbound::new(id, options.offload),
             inbound: Inbound::default(),
             buffer: memory::room(MAX_DATAGRAM),
-            received: Count::default(),
+            received: Tally::default(),
             throttles: Throttles {
                 foreign: Throttle::per_minute(),
                 unauthorized: Throttle::per_minute(),
@@ -233,25 +233,23 @@ impl Client {
 
     /// The one place where the parent sleeps. Returns the time at which it woke.
     fn receive(&mut self) -> Instant {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let result = self.socket.receive(&mut buffer);
+        let result = self.socket.receive(&mut self.buffer);
         let now = Instant::now();
         match result {
-            Ok(datagrams) => self.on_datagrams(&datagrams, &buffer, now),
-            Err(error) if is_nothing(&error) => self.timeout.expired(),
+            Ok(datagrams) => self.on_datagrams(&datagrams, now),
+            Err(error) if is_nothing(error) => self.timeout.expired(),
             Err(error) => {
                 if let Some(held_back) = self.throttles.receive.pass(now) {
-                    let reason = reason(&error);
+                    let reason = reason(&error.into());
                     log::warning(format_args!("unable to receive: {reason}{held_back}"));
                 }
             }
         }
-        self.buffer = buffer;
         now
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let keepalive = self.server.and_then(|_| self.keepalive.next());
+        let keepalive = self.keepalive.next().filter(|_| self.server.is_some());
         [
             keepalive,
             self.resolver.next(),
@@ -324,7 +322,9 @@ impl Client {
 
     fn report(&self, now: Instant) {
         let device = self.tun.as_ref().and_then(Tun::current_name);
-        let server = self.server.map_or("unresolved".into(), |a| a.to_string());
+        let server = self
+            .server
+            .map_or("unresolved".into(), |server| server.address().to_string());
         let heard = self
             .keepalive
             .last_heard()
@@ -348,9 +348,9 @@ impl Client {
             "status: device {}, server {server}, {heard}, round trip {round_trip}, received {} \
              packets {} bytes, dropped {}",
             device.as_deref().unwrap_or("none"),
-            self.received.packets,
-            self.received.bytes,
-            self.received.dropped
+            self.received.count.packets,
+            self.received.count.bytes,
+            self.received.count.dropped
         ));
         if let Some(sender) = &self.sender {
             let _ = kill(sender.pid, Signal::SIGUSR1);

@@ -1,6 +1,6 @@
 //! The child process: tun to UDP and nothing else. It sleeps in the read of the tun.
 
-use std::net::SocketAddr;
+use std::mem::take;
 use std::time::Instant;
 
 use common::error::reason;
@@ -19,7 +19,7 @@ use nix::unistd::{Pid, getppid};
 pub(crate) struct Sender<'a> {
     pub(crate) tun: &'a Tun,
     pub(crate) socket: &'a Socket,
-    pub(crate) server: SocketAddr,
+    pub(crate) server: Target,
     pub(crate) outbound: &'a mut Outbound,
     /// When a sender before this one may have logged: each would begin anew otherwise.
     pub(crate) logged: Option<Instant>,
@@ -32,21 +32,19 @@ impl Sender<'_> {
         if set_up_signals().is_err() || getppid() != parent {
             return;
         }
-        let mut target = self.socket.target(self.server, None);
+        let mut target = self.server;
         let mut log = TroubleLog::new(self.logged);
-        let mut count = Count::default();
+        let mut tally = Tally::default();
         loop {
-            let mut tally = Tally::default();
             let mut exit = Exit {
                 socket: self.socket,
                 target: &mut target,
                 tally: &mut tally,
             };
             let result = self.outbound.carry(self.tun, &mut exit);
-            count += tally.count;
-            log.write(&tally, &target);
+            log.write(&mut tally, &target);
             if sys::take_signals().contains(Signal::SIGUSR1) {
-                report(&count);
+                report(&tally.count);
             }
             // What else can happen to a read is not of one packet: the parent looks into it.
             if !matches!(result, Ok(()) | Err(Trouble::Nothing)) {
@@ -76,8 +74,8 @@ impl TroubleLog {
         }
     }
 
-    fn write(&mut self, tally: &Tally, target: &Target) {
-        if tally.looped
+    fn write(&mut self, tally: &mut Tally, target: &Target) {
+        if take(&mut tally.looped)
             && let Some(held_back) = self.looped.pass(Instant::now())
         {
             log::warning(format_args!(
@@ -85,19 +83,19 @@ impl TroubleLog {
                  into itself{held_back}"
             ));
         }
-        if let Some(error) = &tally.gave_up
+        if let Some(error) = tally.gave_up.take()
             && let Some(held_back) = self.gave_up.pass(Instant::now())
         {
-            let reason = reason(error);
+            let reason = reason(&error.into());
             log::info(format_args!(
                 "packets go one by one, many at once were refused: {reason}{held_back}"
             ));
         }
-        if let Some(error) = &tally.error
+        if let Some(error) = tally.error.take()
             && !is_nothing(error)
             && let Some(held_back) = self.send.pass(Instant::now())
         {
-            let (to, reason) = (target.address(), reason(error));
+            let (to, reason) = (target.address(), reason(&error.into()));
             log::warning(format_args!("unable to send to {to}: {reason}{held_back}"));
         }
     }

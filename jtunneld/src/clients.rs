@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use common::id::PeerId;
 use common::socket::Target;
-use common::tally::Count;
+use common::tally::Tally;
 use common::throttle::Throttle;
 use common::tun::Tun;
 use nix::unistd::Pid;
@@ -34,8 +34,8 @@ pub(crate) struct Client {
     /// Where the last authorised packet came from, and the local address that it came to.
     pub(crate) target: Target,
     pub(crate) heard: Instant,
-    pub(crate) received: Count,
-    pub(crate) sent: Count,
+    pub(crate) received: Tally,
+    pub(crate) sent: Tally,
     pub(crate) prog: Prog,
     pub(crate) moves: Throttle,
     /// Answers since this time.
@@ -51,8 +51,8 @@ impl Client {
             tun,
             target,
             heard: now,
-            received: Count::default(),
-            sent: Count::default(),
+            received: Tally::default(),
+            sent: Tally::default(),
             prog: Prog::Waiting,
             moves: Throttle::every(MOVE_INTERVAL),
             answers: (0, now),

@@ -110,10 +110,10 @@ fn write_client(client: &Client, now: Instant) -> Delivery {
         client.tun.current_name().as_deref().unwrap_or("(deleted)"),
         client.target.address(),
         now.saturating_duration_since(client.heard).as_secs(),
-        client.received.packets,
-        client.received.bytes,
-        client.sent.packets,
-        client.sent.bytes,
-        client.received.dropped + client.sent.dropped
+        client.received.count.packets,
+        client.received.count.bytes,
+        client.sent.count.packets,
+        client.sent.count.bytes,
+        client.received.count.dropped + client.sent.count.dropped
     ))
 }

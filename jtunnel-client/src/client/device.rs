@@ -54,9 +54,10 @@ impl Client {
     }
 
     pub(super) fn run_prog(&mut self) {
-        let (Some(tun), Some(server)) = (&self.tun, self.server) else {
+        let (Some(tun), Some(server)) = (&self.tun, &self.server) else {
             return;
         };
+        let server = server.address();
         let name = tun.current_name();
         let environment = [
             ("TUN_DEV_NAME", name.unwrap_or_else(|| tun.name().into())),

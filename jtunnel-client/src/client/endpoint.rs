@@ -1,7 +1,6 @@
 //! Which of the server's addresses is in use, and from which port: keepalives, silence, and the
 //! answers of the resolver.
 
-use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -22,13 +21,14 @@ impl Client {
     pub(super) fn send_keepalive(&mut self, now: Instant) {
         let counter = self.keepalive.next_counter();
         let datagram = packet::keepalive(self.id, counter);
-        let Some(first) = self.server else {
+        let Some(server) = self.server else {
             return;
         };
+        let first = server.address();
         let mut address = first;
         for _ in 0..self.addresses.len() {
             let target = self.socket.target(address, None);
-            let Err(error) = self.socket.send(&[IoSlice::new(&datagram)], &target) else {
+            let Err(error) = self.socket.send(&datagram, &target) else {
                 self.keepalive.sent(now);
                 if address != first {
                     self.move_to(address, now);
@@ -36,11 +36,11 @@ impl Client {
                 return;
             };
             // The socket's buffer is full, whatever the address.
-            if is_nothing(&error) {
+            if is_nothing(error) {
                 break;
             }
             if let Some(held_back) = self.throttles.send.pass(now) {
-                let reason = reason(&error);
+                let reason = reason(&error.into());
                 log::warning(format_args!(
                     "unable to send to {address}: {reason}{held_back}"
                 ));
@@ -55,7 +55,7 @@ impl Client {
     /// Three keepalives were not answered: a NAT may hold on to a mapping that leads nowhere, or
     /// the server has moved.
     pub(super) fn on_silence(&mut self, now: Instant) {
-        let Some(server) = self.server else {
+        let Some(server) = self.server.map(|server| server.address()) else {
             return;
         };
         let since = self.keepalive.last_heard().unwrap_or(self.started);
@@ -84,7 +84,7 @@ impl Client {
         if self.bind.port == 0 {
             self.renew_socket(now);
         }
-        self.server = Some(next);
+        self.server = Some(self.socket.target(next, None));
         self.start_sender(now);
     }
 
@@ -147,7 +147,7 @@ impl Client {
         self.addresses = addresses;
         if self
             .server
-            .is_some_and(|server| self.addresses.contains(&server))
+            .is_some_and(|server| self.addresses.contains(&server.address()))
         {
             return;
         }
@@ -155,7 +155,7 @@ impl Client {
             return;
         };
         if first_time {
-            self.server = Some(address);
+            self.server = Some(self.socket.target(address, None));
             self.run_prog();
         }
         self.move_to(address, now);
@@ -165,7 +165,7 @@ impl Client {
     /// Both directions follow: the child gets the address anew, the parent hears no other.
     fn move_to(&mut self, address: SocketAddr, now: Instant) {
         self.stop_sender();
-        self.server = Some(address);
+        self.server = Some(self.socket.target(address, None));
         log::info(format_args!("sending to {address}"));
         self.start_sender(now);
     }

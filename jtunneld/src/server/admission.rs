@@ -37,7 +37,7 @@ impl Server {
                 return Some(slot);
             }
             // PROG still cleans up; a new tunnel comes after.
-            client.received.dropped += 1;
+            client.received.count.dropped += 1;
             return None;
         }
         if !self.is_authorized(id, now) {
@@ -45,7 +45,7 @@ impl Server {
             if let Some(held_back) = self.throttles.unknown.pass(now) {
                 log::warning(format_args!(
                     "dropped a datagram of client {id} from {}: not authorised{held_back}",
-                    datagrams.from
+                    datagrams.from.decode()
                 ));
             }
             return None;
@@ -118,10 +118,12 @@ impl Server {
         watched.context(|| format!("watch {}", tun.name()))?;
         log::info(format_args!(
             "client {id} admitted from {} on {}",
-            datagrams.from,
+            datagrams.from.decode(),
             tun.name()
         ));
-        let target = self.socket.target(datagrams.from, datagrams.source);
+        let target = self
+            .socket
+            .target(datagrams.from.decode(), datagrams.source);
         self.clients.insert(Client::new(id, tun, target, now));
         self.starts.push_back(id);
         Ok(slot)

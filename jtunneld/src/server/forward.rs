@@ -1,16 +1,16 @@
 //! The packet path, both directions.
 
-use std::io::{self, IoSlice};
+use std::mem::take;
 use std::time::Instant;
 
 use common::error::reason;
 use common::log;
 use common::outbound::Exit;
-use common::packet::{self, Payload};
+use common::packet::{self, HEADER_LEN, Payload};
 use common::socket::{Datagrams, Socket, is_nothing};
-use common::tally::Tally;
 use common::throttle::Throttle;
 use common::tun::Trouble;
+use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollTimeout};
 
 use super::{Server, Throttles};
@@ -39,15 +39,13 @@ impl Server {
         let Some(client) = self.clients.get(slot) else {
             return;
         };
-        let mut tally = Tally::default();
         let mut exit = Exit {
             socket: &self.socket,
             target: &mut client.target,
-            tally: &mut tally,
+            tally: &mut client.sent,
         };
         let result = self.outbound.carry(&client.tun, &mut exit);
-        client.sent += tally.count;
-        log_trouble(&mut self.throttles, &tally, client, now);
+        log_trouble(&mut self.throttles, client, now);
         if result == Err(Trouble::Gone) {
             self.device_gone(slot, now);
         }
@@ -56,18 +54,17 @@ impl Server {
     // In: socket -> decapsulate -> authorised? -> roam -> super-packet -> tun.
 
     pub(super) fn drain_socket(&mut self, now: Instant) {
-        let mut buffer = std::mem::take(&mut self.buffer);
         let mut bytes = 0;
         for _ in 0..MAX_RECEIVES {
-            match self.socket.receive(&mut buffer) {
+            match self.socket.receive(&mut self.buffer) {
                 Ok(datagrams) => {
                     bytes += datagrams.len;
-                    self.on_datagrams(&datagrams, &buffer, now);
+                    self.on_datagrams(&datagrams, now);
                 }
-                Err(error) if is_nothing(&error) => break,
+                Err(error) if is_nothing(error) => break,
                 Err(error) => {
                     if let Some(held_back) = self.throttles.receive.pass(now) {
-                        let reason = reason(&error);
+                        let reason = reason(&error.into());
                         log::warning(format_args!("unable to receive: {reason}{held_back}"));
                     }
                     break;
@@ -77,10 +74,9 @@ impl Server {
                 break;
             }
         }
-        self.buffer = buffer;
     }
 
-    fn on_datagrams(&mut self, datagrams: &Datagrams, buffer: &[u8], now: Instant) {
+    fn on_datagrams(&mut self, datagrams: &Datagrams, now: Instant) {
         if datagrams.truncated {
             self.discards.truncated += 1;
             return;
@@ -92,7 +88,7 @@ impl Server {
         // A super-packet never mixes clients, though one sender may send for several.
         let mut open = None;
         for range in datagrams.ranges() {
-            let Some((id, payload)) = packet::decapsulate(&buffer[range.clone()]) else {
+            let Some((id, payload)) = packet::decapsulate(&self.buffer[range.clone()]) else {
                 self.discards.short += 1;
                 continue;
             };
@@ -100,60 +96,51 @@ impl Server {
                 continue;
             };
             if open.is_some_and(|open| open != slot) {
-                self.flush(open.take(), buffer, now);
+                self.flush(open.take(), now);
             }
             let Some(client) = self.clients.get(slot) else {
                 continue;
             };
             client.heard = now;
-            if client.target.address() != datagrams.from
-                || client.target.source() != datagrams.source
-            {
+            if !client.target.is_origin_of(datagrams) {
                 roam(client, datagrams, &self.socket, now);
             }
             match payload {
-                Payload::Packet(packet) => {
-                    let at = range.end - packet.len()..range.end;
-                    let mut tally = Tally::default();
-                    let result = self.inbound.push(&client.tun, buffer, at, &mut tally);
+                Payload::Packet => {
+                    let at = range.start + HEADER_LEN..range.end;
+                    let (tun, tally) = (&client.tun, &mut client.received);
+                    let result = self.inbound.push(tun, &self.buffer, at, tally);
                     open = Some(slot);
-                    self.count_received(slot, &tally, result, now);
+                    self.written(slot, result, now);
                 }
                 Payload::Keepalive(counter) if client.is_answer_due(now) => {
                     let answer = packet::answer(self.id, counter);
-                    if let Err(error) = self.socket.send(&[IoSlice::new(&answer)], &client.target) {
-                        log_lost(&mut self.throttles.send, &error, client, now);
+                    if let Err(error) = self.socket.send(&answer, &client.target) {
+                        log_lost(&mut self.throttles.send, error, client, now);
                     }
                 }
                 Payload::Keepalive(_) | Payload::Alive | Payload::Answer(_) | Payload::Other => {}
             }
         }
-        self.flush(open, buffer, now);
+        self.flush(open, now);
     }
 
     /// Writes the packets that have gathered for this client.
-    fn flush(&mut self, slot: Option<Slot>, buffer: &[u8], now: Instant) {
+    fn flush(&mut self, slot: Option<Slot>, now: Instant) {
         let Some(slot) = slot else {
             return;
         };
         let Some(client) = self.clients.get(slot) else {
             return;
         };
-        let mut tally = Tally::default();
-        let result = self.inbound.flush(&client.tun, buffer, &mut tally);
-        self.count_received(slot, &tally, result, now);
+        let (tun, tally) = (&client.tun, &mut client.received);
+        let result = self.inbound.flush(tun, &self.buffer, tally);
+        self.written(slot, result, now);
     }
 
-    fn count_received(
-        &mut self,
-        slot: Slot,
-        tally: &Tally,
-        result: Result<(), Trouble>,
-        now: Instant,
-    ) {
+    fn written(&mut self, slot: Slot, result: Result<(), Trouble>, now: Instant) {
         if let Some(client) = self.clients.get(slot) {
-            client.received += tally.count;
-            log_trouble(&mut self.throttles, tally, client, now);
+            log_trouble(&mut self.throttles, client, now);
         }
         if result == Err(Trouble::Gone) {
             self.device_gone(slot, now);
@@ -163,7 +150,7 @@ impl Server {
 
 /// Follows a client to the address that its last packet came from, address and port together.
 fn roam(client: &mut Client, datagrams: &Datagrams, socket: &Socket, now: Instant) {
-    let (from, to) = (client.target.address(), datagrams.from);
+    let (from, to) = (client.target.address(), datagrams.from.decode());
     client.target = socket.target(to, datagrams.source);
     if from != to
         && let Some(held_back) = client.moves.pass(now)
@@ -175,9 +162,9 @@ fn roam(client: &mut Client, datagrams: &Datagrams, socket: &Socket, now: Instan
     }
 }
 
-fn log_trouble(throttles: &mut Throttles, tally: &Tally, client: &Client, now: Instant) {
+fn log_trouble(throttles: &mut Throttles, client: &mut Client, now: Instant) {
     let id = client.id;
-    if tally.looped
+    if take(&mut client.sent.looped)
         && let Some(held_back) = throttles.looped.pass(now)
     {
         log::warning(format_args!(
@@ -185,26 +172,30 @@ fn log_trouble(throttles: &mut Throttles, tally: &Tally, client: &Client, now: I
              into itself{held_back}"
         ));
     }
-    if let Some(error) = &tally.gave_up
+    if let Some(error) = client
+        .sent
+        .gave_up
+        .take()
+        .or(client.received.gave_up.take())
         && let Some(held_back) = throttles.gave_up.pass(now)
     {
-        let reason = reason(error);
+        let reason = reason(&error.into());
         log::info(format_args!(
             "client {id}: packets go one by one, many at once were refused: {reason}{held_back}"
         ));
     }
-    if let Some(error) = &tally.error {
+    if let Some(error) = client.sent.error.take() {
         log_lost(&mut throttles.send, error, client, now);
     }
 }
 
 /// A packet is lost and the next one may pass: a line now and then, and on. A buffer that is full
 /// is what a busy link has; the counters tell.
-fn log_lost(throttle: &mut Throttle, error: &io::Error, client: &Client, now: Instant) {
+fn log_lost(throttle: &mut Throttle, error: Errno, client: &Client, now: Instant) {
     if !is_nothing(error)
         && let Some(held_back) = throttle.pass(now)
     {
-        let (to, reason) = (client.target.address(), reason(error));
+        let (to, reason) = (client.target.address(), reason(&error.into()));
         log::warning(format_args!("unable to send to {to}: {reason}{held_back}"));
     }
 }
