@@ -1,5 +1,6 @@
 //! Socket addresses as the kernel takes and gives them, in bytes. Pure.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use libc::{AF_INET, AF_INET6};
@@ -82,6 +83,12 @@ impl RawAddress {
     pub fn decode(&self) -> SocketAddr {
         let nobody = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
         decode(self.as_bytes()).unwrap_or(nobody)
+    }
+}
+
+impl fmt::Display for RawAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.decode().fmt(f)
     }
 }
 

@@ -45,6 +45,7 @@ impl Inbound {
     }
 
     /// Writes what has gathered.
+    #[inline]
     pub fn flush(&mut self, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
         if self.coalescer.is_empty() {
             return Ok(());

@@ -195,10 +195,12 @@ impl Program for Client {
             None => self.resolver.start(now),
         }
         loop {
-            self.on_deadlines(now);
-            let (deadline, socket) = (self.next_deadline(), &self.socket);
-            self.timeout
-                .arm(deadline, now, |limit| socket.set_receive_timeout(limit));
+            if !self.timeout.holds(now) {
+                self.on_deadlines(now);
+                let (deadline, socket) = (self.next_deadline(), &self.socket);
+                self.timeout
+                    .arm(deadline, now, |limit| socket.set_receive_timeout(limit));
+            }
             // After arming: a signal from here on shortens the time-out again.
             if sys::signals_pending() {
                 now = Instant::now();

@@ -16,6 +16,8 @@ const FOREVER: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct ReceiveTimeout {
     /// As set; `None` when a signal may have shortened it.
     set: Option<Duration>,
+    /// Until then a wait ends before the deadline does.
+    holds_until: Option<Instant>,
     last: Instant,
     stream: u32,
 }
@@ -24,14 +26,25 @@ impl ReceiveTimeout {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             set: None,
+            holds_until: None,
             last: now,
             stream: 0,
         }
     }
 
-    /// The wait has ended without a packet, or there is a new socket.
+    /// The wait has ended without a packet, there is a new socket, or a deadline came nearer.
     pub(crate) fn expired(&mut self) {
         self.set = None;
+        self.holds_until = None;
+    }
+
+    /// Whether a packet that came now is no reason to look at the deadlines.
+    pub(crate) fn holds(&mut self, now: Instant) -> bool {
+        let holds = self.holds_until.is_some_and(|until| now < until);
+        if holds {
+            self.last = now;
+        }
+        holds
     }
 
     /// Makes sure that a wait from `now` on ends before the deadline does.
@@ -53,18 +66,16 @@ impl ReceiveTimeout {
         } else {
             0
         };
-        if self.set.is_some_and(|set| set <= left && self.stream > 0) {
-            return;
-        }
         let timeout = match self.stream {
             0..STREAM_LENGTH => left,
             _ => left / 2,
         };
-        if self.set == Some(timeout) {
-            return;
-        }
         // It can't fail on a live socket; if it did, the former one would stay.
-        self.set = set(timeout).is_ok().then_some(timeout);
+        let is_set = self.set == Some(timeout) || set(timeout).is_ok();
+        self.set = is_set.then_some(timeout);
+        // Without a deadline any wait is as good.
+        let spare = deadline.map_or(FOREVER, |_| left - timeout);
+        self.holds_until = is_set.then(|| now + spare);
     }
 }
 
@@ -79,10 +90,12 @@ mod tests {
         let mut timeout = ReceiveTimeout::new(start);
         let (mut now, mut calls, mut current) = (start, 0, FOREVER);
         while now < deadline {
-            timeout.arm(Some(deadline), now, |value| {
-                (calls, current) = (calls + 1, value);
-                Ok(())
-            });
+            if !timeout.holds(now) {
+                timeout.arm(Some(deadline), now, |value| {
+                    (calls, current) = (calls + 1, value);
+                    Ok(())
+                });
+            }
             assert!(now + current <= deadline, "longer than what is left");
             now += gap;
         }

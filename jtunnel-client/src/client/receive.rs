@@ -6,27 +6,24 @@ use common::error::reason;
 use common::id::PeerId;
 use common::log;
 use common::packet::{self, HEADER_LEN, Payload};
-use common::socket::Datagrams;
+use common::socket::{Datagrams, Target};
 use common::tun::Trouble;
 
 use super::Client;
 
 impl Client {
     pub(super) fn on_datagrams(&mut self, datagrams: &Datagrams, now: Instant) {
-        let Some(server) = self
-            .server
-            .filter(|server| !datagrams.truncated && server.is_origin_of(datagrams))
-        else {
+        let from = &datagrams.from;
+        let is_origin = |server: &Target| server.is_origin_of(datagrams);
+        if datagrams.truncated || !self.server.as_ref().is_some_and(is_origin) {
             self.received.count.dropped += 1;
-            let from = datagrams.from.decode();
             if let Some(held_back) = self.throttles.foreign.pass(now) {
                 log::debug(format_args!(
                     "dropped a datagram from {from}: not the server{held_back}"
                 ));
             }
             return;
-        };
-        let from = server.address();
+        }
         let mut result = Ok(());
         for range in datagrams.ranges() {
             let Some((id, payload)) = packet::decapsulate(&self.buffer[range.clone()]) else {
@@ -55,7 +52,8 @@ impl Client {
                 (Payload::Packet, None) => self.received.count.dropped += 1,
                 (Payload::Keepalive(counter), _) => {
                     let answer = packet::answer(self.id, counter);
-                    let _ = self.socket.send(&answer, &server);
+                    let server = self.server.as_ref();
+                    server.map(|server| self.socket.send(&answer, server));
                 }
                 (Payload::Answer(counter), _) => self.keepalive.answered(counter, now),
                 (Payload::Alive | Payload::Other, _) => {}

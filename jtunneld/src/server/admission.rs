@@ -45,7 +45,7 @@ impl Server {
             if let Some(held_back) = self.throttles.unknown.pass(now) {
                 log::warning(format_args!(
                     "dropped a datagram of client {id} from {}: not authorised{held_back}",
-                    datagrams.from.decode()
+                    datagrams.from
                 ));
             }
             return None;
@@ -118,7 +118,7 @@ impl Server {
         watched.context(|| format!("watch {}", tun.name()))?;
         log::info(format_args!(
             "client {id} admitted from {} on {}",
-            datagrams.from.decode(),
+            datagrams.from,
             tun.name()
         ));
         let target = self
