@@ -70,7 +70,9 @@ pub struct Socket {
     /// Whether the kernel has UDP_SEGMENT (Linux 4.18). One that has not would send all segments
     /// as one datagram, without an error.
     segments: bool,
-    /// Whether datagrams come with control messages.
+    /// Whether datagrams may come many at a time.
+    joined: bool,
+    /// Whether they come with control messages.
     control: bool,
 }
 
@@ -160,6 +162,7 @@ impl Socket {
             fd,
             ipv6,
             segments,
+            joined: options.offload,
             control: options.offload || options.report_source,
         };
         socket.configure(options)?;
@@ -281,7 +284,10 @@ impl Socket {
             from,
             source: destination(messages),
             truncated: received.truncated,
-            stride: stride(messages, received.len),
+            stride: match self.joined {
+                true => stride(messages, received.len),
+                false => received.len,
+            },
         })
     }
 

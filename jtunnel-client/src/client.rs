@@ -237,12 +237,12 @@ impl Client {
     fn receive(&mut self) -> Instant {
         let result = self.socket.receive(&mut self.buffer);
         let now = Instant::now();
-        match result {
-            Ok(datagrams) => self.on_datagrams(&datagrams, now),
-            Err(error) if is_nothing(error) => self.timeout.expired(),
+        match &result {
+            Ok(datagrams) => self.on_datagrams(datagrams, now),
+            Err(error) if is_nothing(*error) => self.timeout.expired(),
             Err(error) => {
                 if let Some(held_back) = self.throttles.receive.pass(now) {
-                    let reason = reason(&error.into());
+                    let reason = reason(&(*error).into());
                     log::warning(format_args!("unable to receive: {reason}{held_back}"));
                 }
             }

@@ -27,13 +27,14 @@ use common::tun::{Mode, Tun};
 use common::{identity, log, memory};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::epoll::{Epoll, EpollCreateFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::select::{FD_SETSIZE, FdSet, select};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::TimeVal;
 use nix::unistd::{pipe2, read, write};
 
+use self::forward::MAX_READY;
 use crate::clients::{Clients, Slot};
 use crate::options::{self, Config};
 use crate::status::{Discards, Report};
@@ -56,6 +57,8 @@ pub(crate) struct Server {
     /// All tun devices. It is a member of the select() set, so that a wake-up costs the same
     /// whatever the number of idle clients, and descriptors may pass 1024.
     tuns: Epoll,
+    /// Those of them that have packets.
+    ready: [EpollEvent; MAX_READY],
     clients: Clients,
     authorized: Authorized,
     hook: Hook,
@@ -144,6 +147,7 @@ impl Program for Server {
             wake,
             wake_by,
             tuns,
+            ready: [EpollEvent::empty(); MAX_READY],
             clients: Clients::default(),
             authorized: Authorized::new(options.directory.join(Self::PEERS), now),
             hook,
@@ -220,11 +224,13 @@ impl Server {
     fn wait(&self, deadline: Option<Instant>, now: Instant) -> Ready {
         let mut set = FdSet::new();
         let (wake, socket, tuns) = (self.wake.as_fd(), self.socket.as_fd(), self.tuns.0.as_fd());
-        let mut highest = 0;
-        for fd in [wake, socket, tuns] {
-            set.insert(fd);
-            highest = highest.max(fd.as_raw_fd());
-        }
+        set.insert(wake);
+        set.insert(socket);
+        set.insert(tuns);
+        let highest = wake
+            .as_raw_fd()
+            .max(socket.as_raw_fd())
+            .max(tuns.as_raw_fd());
         let mut timeout = deadline.map(|at| time_val(at.saturating_duration_since(now)));
         match select(highest + 1, &mut set, None, None, &mut timeout) {
             Ok(_) => Ready {
@@ -239,6 +245,9 @@ impl Server {
 
     fn next_deadline(&self) -> Option<Instant> {
         // Nothing to do on time is the rule; then there is no wake-up at all.
+        if self.starts.is_empty() && self.report.is_none() && self.closing.is_empty() {
+            return None;
+        }
         let start = (!self.starts.is_empty()).then_some(self.next_start);
         let report = self.report.as_ref().map(Report::next);
         let closing = self

@@ -24,22 +24,13 @@ const MAX_HELD: usize = 8;
 const RESERVED_DESCRIPTORS: u64 = 16;
 
 impl Server {
-    /// The slot of the client that sent this, which is made if the client is authorised.
+    /// The slot of a new client that sent this, if the client is authorised.
     pub(super) fn admit(
         &mut self,
         id: PeerId,
         datagrams: &Datagrams,
         now: Instant,
     ) -> Option<Slot> {
-        if let Some(slot) = self.clients.find(id) {
-            let client = self.clients.get(slot)?;
-            if client.closing.is_none() {
-                return Some(slot);
-            }
-            // PROG still cleans up; a new tunnel comes after.
-            client.received.count.dropped += 1;
-            return None;
-        }
         if !self.is_authorized(id, now) {
             self.discards.unknown += 1;
             if let Some(held_back) = self.throttles.unknown.pass(now) {

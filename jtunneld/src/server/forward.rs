@@ -4,6 +4,7 @@ use std::mem::take;
 use std::time::Instant;
 
 use common::error::reason;
+use common::id::PeerId;
 use common::log;
 use common::outbound::Exit;
 use common::packet::{self, HEADER_LEN, Payload};
@@ -11,7 +12,7 @@ use common::socket::{Datagrams, Socket, is_nothing};
 use common::throttle::Throttle;
 use common::tun::Trouble;
 use nix::errno::Errno;
-use nix::sys::epoll::{EpollEvent, EpollTimeout};
+use nix::sys::epoll::EpollTimeout;
 
 use super::{Server, Throttles};
 use crate::clients::{Client, Slot};
@@ -20,16 +21,15 @@ use crate::clients::{Client, Slot};
 const MAX_RECEIVES: usize = 64;
 const MAX_BYTES: usize = 256 * 1024;
 /// How many ready devices one call reports; the others come first next time.
-const MAX_READY: usize = 64;
+pub(super) const MAX_READY: usize = 64;
 
 impl Server {
     // Out: tun -> segments -> encapsulate -> endpoint.
 
     pub(super) fn drain_tuns(&mut self, now: Instant) {
-        let mut ready = [EpollEvent::empty(); MAX_READY];
-        let count = self.tuns.wait(&mut ready, EpollTimeout::ZERO).unwrap_or(0);
-        for event in &ready[..count] {
-            if let Ok(slot) = Slot::try_from(event.data()) {
+        let count = self.tuns.wait(&mut self.ready, EpollTimeout::ZERO);
+        for n in 0..count.unwrap_or(0) {
+            if let Ok(slot) = Slot::try_from(self.ready[n].data()) {
                 self.drain_tun(slot, now);
             }
         }
@@ -56,15 +56,15 @@ impl Server {
     pub(super) fn drain_socket(&mut self, now: Instant) {
         let mut bytes = 0;
         for _ in 0..MAX_RECEIVES {
-            match self.socket.receive(&mut self.buffer) {
+            match &self.socket.receive(&mut self.buffer) {
                 Ok(datagrams) => {
                     bytes += datagrams.len;
-                    self.on_datagrams(&datagrams, now);
+                    self.on_datagrams(datagrams, now);
                 }
-                Err(error) if is_nothing(error) => break,
+                Err(error) if is_nothing(*error) => break,
                 Err(error) => {
                     if let Some(held_back) = self.throttles.receive.pass(now) {
-                        let reason = reason(&error.into());
+                        let reason = reason(&(*error).into());
                         log::warning(format_args!("unable to receive: {reason}{held_back}"));
                     }
                     break;
@@ -86,21 +86,27 @@ impl Server {
             return;
         }
         // A super-packet never mixes clients, though one sender may send for several.
-        let mut open = None;
+        let (mut open, mut result) = (None, Ok(()));
         for range in datagrams.ranges() {
             let Some((id, payload)) = packet::decapsulate(&self.buffer[range.clone()]) else {
                 self.discards.short += 1;
                 continue;
             };
-            let Some(slot) = self.admit(id, datagrams, now) else {
+            let known = self.clients.find(id);
+            let Some(slot) = known.or_else(|| self.admit(id, datagrams, now)) else {
                 continue;
             };
-            if open.is_some_and(|open| open != slot) {
-                self.flush(open.take(), now);
+            if let Some(other) = open.take_if(|open| *open != slot) {
+                self.flush(other, std::mem::replace(&mut result, Ok(())), now);
             }
             let Some(client) = self.clients.get(slot) else {
                 continue;
             };
+            if client.closing.is_some() {
+                // PROG still cleans up; a new tunnel comes after.
+                client.received.count.dropped += 1;
+                continue;
+            }
             client.heard = now;
             if !client.target.is_origin_of(datagrams) {
                 roam(client, datagrams, &self.socket, now);
@@ -109,9 +115,8 @@ impl Server {
                 Payload::Packet => {
                     let at = range.start + HEADER_LEN..range.end;
                     let (tun, tally) = (&client.tun, &mut client.received);
-                    let result = self.inbound.push(tun, &self.buffer, at, tally);
+                    result = result.and(self.inbound.push(tun, &self.buffer, at, tally));
                     open = Some(slot);
-                    self.written(slot, result, now);
                 }
                 Payload::Keepalive(counter) if client.is_answer_due(now) => {
                     let answer = packet::answer(self.id, counter);
@@ -122,25 +127,20 @@ impl Server {
                 Payload::Keepalive(_) | Payload::Alive | Payload::Answer(_) | Payload::Other => {}
             }
         }
-        self.flush(open, now);
+        if let Some(slot) = open {
+            self.flush(slot, result, now);
+        }
     }
 
-    /// Writes the packets that have gathered for this client.
-    fn flush(&mut self, slot: Option<Slot>, now: Instant) {
-        let Some(slot) = slot else {
-            return;
-        };
+    /// Writes the packets that have gathered for this client, after those that did not gather.
+    fn flush(&mut self, slot: Slot, before: Result<(), Trouble>, now: Instant) {
         let Some(client) = self.clients.get(slot) else {
             return;
         };
         let (tun, tally) = (&client.tun, &mut client.received);
-        let result = self.inbound.flush(tun, &self.buffer, tally);
-        self.written(slot, result, now);
-    }
-
-    fn written(&mut self, slot: Slot, result: Result<(), Trouble>, now: Instant) {
-        if let Some(client) = self.clients.get(slot) {
-            log_trouble(&mut self.throttles, client, now);
+        let result = before.and(self.inbound.flush(tun, &self.buffer, tally));
+        if let Some(error) = tally.gave_up.take() {
+            log_gave_up(&mut self.throttles.gave_up, error, client.id, now);
         }
         if result == Err(Trouble::Gone) {
             self.device_gone(slot, now);
@@ -172,20 +172,20 @@ fn log_trouble(throttles: &mut Throttles, client: &mut Client, now: Instant) {
              into itself{held_back}"
         ));
     }
-    if let Some(error) = client
-        .sent
-        .gave_up
-        .take()
-        .or(client.received.gave_up.take())
-        && let Some(held_back) = throttles.gave_up.pass(now)
-    {
+    if let Some(error) = client.sent.gave_up.take() {
+        log_gave_up(&mut throttles.gave_up, error, id, now);
+    }
+    if let Some(error) = client.sent.error.take() {
+        log_lost(&mut throttles.send, error, client, now);
+    }
+}
+
+fn log_gave_up(throttle: &mut Throttle, error: Errno, id: PeerId, now: Instant) {
+    if let Some(held_back) = throttle.pass(now) {
         let reason = reason(&error.into());
         log::info(format_args!(
             "client {id}: packets go one by one, many at once were refused: {reason}{held_back}"
         ));
-    }
-    if let Some(error) = client.sent.error.take() {
-        log_lost(&mut throttles.send, error, client, now);
     }
 }
 
