@@ -10,7 +10,7 @@ use common::id::PeerId;
 use common::inbound::Inbound;
 use common::outbound::{Exit, Outbound};
 use common::packet::{self, MAX_DATAGRAM, Payload};
-use common::socket::{Bind, Socket, Target};
+use common::socket::{Bind, Datagrams, Socket, Target};
 use common::tally::Tally;
 use common::tun::{Mode, Tun};
 use nix::poll::{PollFd, PollFlags, poll};
@@ -49,7 +49,7 @@ struct End {
     target: Target,
     outbound: Outbound,
     inbound: Inbound,
-    buffer: Vec<u8>,
+    datagrams: Datagrams,
 }
 
 impl End {
@@ -78,7 +78,7 @@ impl End {
             socket,
             outbound: Outbound::new(PeerId::from_bytes([7; PeerId::LEN]), offload),
             inbound: Inbound::default(),
-            buffer: vec![0; MAX_DATAGRAM],
+            datagrams: Datagrams::new(MAX_DATAGRAM),
         }
     }
 
@@ -90,15 +90,17 @@ impl End {
             tally,
         };
         let _ = self.outbound.carry(&self.tun, &mut exit);
-        while let Ok(datagrams) = self.socket.receive(&mut self.buffer) {
-            for range in datagrams.ranges() {
-                let datagram = packet::decapsulate(&self.buffer[range.clone()]);
+        while self.socket.receive(&mut self.datagrams).is_ok() {
+            for range in self.datagrams.ranges() {
+                let datagram = packet::decapsulate(&self.datagrams.data[range.clone()]);
                 if let Some((_, Payload::Packet)) = datagram {
                     let at = range.start + packet::HEADER_LEN..range.end;
-                    let _ = self.inbound.push(&self.tun, &self.buffer, at, tally);
+                    let _ = self
+                        .inbound
+                        .push(&self.tun, &self.datagrams.data, at, tally);
                 }
             }
-            let _ = self.inbound.flush(&self.tun, &self.buffer, tally);
+            let _ = self.inbound.flush(&self.tun, &self.datagrams.data, tally);
         }
     }
 }

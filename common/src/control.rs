@@ -12,7 +12,7 @@ pub const CAPACITY: usize = 64;
 
 /// A buffer of control messages, aligned as the kernel's structure is.
 #[repr(align(8))]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Control {
     bytes: [u8; CAPACITY],
     len: usize,

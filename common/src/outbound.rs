@@ -234,7 +234,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::socket::Bind;
+    use crate::socket::{Bind, Datagrams};
     use crate::testing::{Flow, Random, super_packet};
 
     const ID: PeerId = PeerId::from_bytes([7; PeerId::LEN]);
@@ -284,12 +284,12 @@ mod tests {
             outbound.add_super(at, &header, &mut exit).expect("sound");
             outbound.flush(&mut exit);
             assert_eq!((tally.count.packets, tally.count.dropped), (60, 0), "{len}");
-            let (mut buffer, mut content) = (vec![0; MAX_PACKET], Vec::<u8>::new());
+            let (mut datagrams, mut content) = (Datagrams::new(MAX_PACKET), Vec::<u8>::new());
             while content.len() < payload.len() {
-                let datagrams = far.receive(&mut buffer).expect("datagrams");
+                far.receive(&mut datagrams).expect("datagrams");
                 for range in datagrams.ranges() {
                     let headers = HEADER_LEN + 40 + usize::from(len) + 32;
-                    content.extend(&buffer[range][headers..]);
+                    content.extend(&datagrams.data[range][headers..]);
                 }
             }
             assert!(content == payload, "{len}");

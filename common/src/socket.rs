@@ -17,7 +17,7 @@ use crate::address::RawAddress;
 use crate::control::{Control, messages};
 use crate::error::{Context, Result};
 use crate::memory;
-use crate::sys;
+use crate::sys::{self, Pages};
 
 /// Receive buffer, in bytes: room for all that comes while a busy processor is elsewhere for
 /// 10 ms. The default of 208 KiB loses bursts.
@@ -86,10 +86,12 @@ pub struct Source {
 }
 
 /// What one call received: a datagram, or several of one flow and one length behind each other,
-/// the last of which may be shorter.
+/// the last of which may be shorter. Kept for the next call, so that nothing is copied or cleared.
 #[derive(Debug)]
 pub struct Datagrams {
-    /// Length of the data, in bytes.
+    /// The buffer.
+    pub data: Pages,
+    /// Length of what was received, in bytes.
     pub len: usize,
     /// The sender.
     pub from: RawAddress,
@@ -99,6 +101,7 @@ pub struct Datagrams {
     pub truncated: bool,
     /// Length of each datagram but the last in what was received; the length of all if it is one.
     stride: usize,
+    control: Control,
 }
 
 /// Where to send: a peer's address, and the local address to send from, if there is a choice.
@@ -264,31 +267,24 @@ impl Socket {
     }
 
     /// Receives one datagram, or several of one flow.
-    pub fn receive(&self, data: &mut [u8]) -> nix::Result<Datagrams> {
-        let (fd, mut from) = (self.fd.as_fd(), RawAddress::EMPTY);
+    pub fn receive(&self, into: &mut Datagrams) -> nix::Result<()> {
+        let (fd, from) = (self.fd.as_fd(), &mut into.from);
         if !self.control {
-            let len = sys::receive_from(fd, data, &mut from)?;
-            return Ok(Datagrams {
-                len,
-                from,
-                source: None,
-                truncated: len > data.len(),
-                stride: len,
-            });
+            into.len = sys::receive_from(fd, &mut into.data, from)?;
+            into.truncated = into.len > into.data.len();
+            into.stride = into.len;
+            return Ok(());
         }
-        let mut control = Control::default();
-        let received = sys::receive_message(fd, data, &mut from, control.room())?;
-        let messages = &control.room()[..received.control_len];
-        Ok(Datagrams {
-            len: received.len,
-            from,
-            source: destination(messages),
-            truncated: received.truncated,
-            stride: match self.joined {
-                true => stride(messages, received.len),
-                false => received.len,
-            },
-        })
+        let received = sys::receive_message(fd, &mut into.data, from, into.control.room())?;
+        let messages = &into.control.room()[..received.control_len];
+        into.source = destination(messages);
+        into.stride = match self.joined {
+            true => stride(messages, received.len),
+            false => received.len,
+        };
+        into.len = received.len;
+        into.truncated = received.truncated;
+        Ok(())
     }
 
     /// Where to send, made once for many datagrams.
@@ -444,6 +440,19 @@ fn stride(control: &[u8], len: usize) -> usize {
 }
 
 impl Datagrams {
+    /// With a buffer of so many bytes.
+    pub fn new(len: usize) -> Self {
+        Self {
+            data: memory::room(len),
+            len: 0,
+            from: RawAddress::EMPTY,
+            source: None,
+            truncated: false,
+            stride: 0,
+            control: Control::default(),
+        }
+    }
+
     /// Where in the buffer each datagram lies. An empty one is one too.
     pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let (len, stride) = (self.len, self.stride);
@@ -487,6 +496,11 @@ mod tests {
         .expect("a free port on loopback")
     }
 
+    fn receive(socket: &Socket, len: usize) -> nix::Result<Datagrams> {
+        let mut datagrams = Datagrams::new(len);
+        socket.receive(&mut datagrams).map(|()| datagrams)
+    }
+
     fn port(socket: &Socket) -> u16 {
         socket.local_address().expect("a bound socket").port()
     }
@@ -503,14 +517,13 @@ mod tests {
                     &client.target(to, None),
                 )
                 .expect("loopback takes it");
-            let mut data = [0; 16];
-            let question = server.receive(&mut data).expect("a datagram");
-            assert_eq!(&data[..question.len], b"inout");
+            let question = receive(&server, 16).expect("a datagram");
+            assert_eq!(&question.data[..question.len], b"inout");
             assert_eq!(question.from.port(), port(&client));
             let mut target = server.target(question.from.decode(), question.source);
             assert!(target.is_origin_of(&question));
             server.send(b"answer", &target).expect("loopback takes it");
-            let answer = client.receive(&mut data).expect("an answer");
+            let answer = receive(&client, 16).expect("an answer");
             assert_eq!((answer.from.decode(), answer.len), (to, 6));
             target.source = None;
             assert!(!target.is_origin_of(&question), "{to}");
@@ -528,8 +541,7 @@ mod tests {
         server
             .send(b"x", &server.target(to, Some(source)))
             .expect("it leaves from another address");
-        let mut data = [0; 16];
-        assert_eq!(client.receive(&mut data).expect("a datagram").len, 1);
+        assert_eq!(receive(&client, 16).expect("a datagram").len, 1);
     }
 
     #[test]
@@ -539,7 +551,7 @@ mod tests {
         client
             .send(&[7; 100], &client.target(to, None))
             .expect("loopback takes it");
-        assert!(server.receive(&mut [0; 50]).expect("a datagram").truncated);
+        assert!(receive(&server, 50).expect("a datagram").truncated);
     }
 
     #[test]
@@ -551,9 +563,9 @@ mod tests {
         client
             .send_segments(&[IoSlice::new(&[7; 250])], &target, 100)
             .expect("loopback takes it");
-        let (mut data, mut lengths) = ([0; 1000], Vec::new());
+        let mut lengths = Vec::new();
         while lengths.iter().sum::<usize>() < 250 {
-            let datagrams = server.receive(&mut data).expect("datagrams");
+            let datagrams = receive(&server, 1000).expect("datagrams");
             lengths.extend(datagrams.ranges().map(|range| range.len()));
         }
         assert_eq!(lengths, [100, 100, 50]);
@@ -616,7 +628,7 @@ mod tests {
         server
             .set_receive_timeout(Duration::ZERO)
             .expect("a time-out");
-        let error = server.receive(&mut [0; 8]).expect_err("nobody sends");
+        let error = receive(&server, 8).expect_err("nobody sends");
         assert!(is_nothing(error));
     }
 

@@ -22,12 +22,12 @@ use common::options::{Action, Common};
 use common::outbound::Outbound;
 use common::packet::MAX_DATAGRAM;
 use common::program::Program;
-use common::socket::{Bind, Socket, Target, is_nothing};
-use common::sys::{self, Pages, Wake};
+use common::socket::{Bind, Datagrams, Socket, Target, is_nothing};
+use common::sys::{self, Wake};
 use common::tally::Tally;
 use common::throttle::Throttle;
 use common::tun::{Mode, Tun};
-use common::{identity, log, memory};
+use common::{identity, log};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
@@ -85,7 +85,7 @@ pub(crate) struct Client {
     outbound: Outbound,
     inbound: Inbound,
     /// What the socket receives.
-    buffer: Pages,
+    datagrams: Datagrams,
     received: Tally,
     throttles: Throttles,
 }
@@ -168,7 +168,7 @@ impl Program for Client {
             started: now,
             outbound: Outbound::new(id, options.offload),
             inbound: Inbound::default(),
-            buffer: memory::room(MAX_DATAGRAM),
+            datagrams: Datagrams::new(MAX_DATAGRAM),
             received: Tally::default(),
             throttles: Throttles {
                 foreign: Throttle::per_minute(),
@@ -235,14 +235,14 @@ impl Client {
 
     /// The one place where the parent sleeps. Returns the time at which it woke.
     fn receive(&mut self) -> Instant {
-        let result = self.socket.receive(&mut self.buffer);
+        let result = self.socket.receive(&mut self.datagrams);
         let now = Instant::now();
-        match &result {
-            Ok(datagrams) => self.on_datagrams(datagrams, now),
-            Err(error) if is_nothing(*error) => self.timeout.expired(),
+        match result {
+            Ok(()) => self.on_datagrams(now),
+            Err(error) if is_nothing(error) => self.timeout.expired(),
             Err(error) => {
                 if let Some(held_back) = self.throttles.receive.pass(now) {
-                    let reason = reason(&(*error).into());
+                    let reason = reason(&error.into());
                     log::warning(format_args!("unable to receive: {reason}{held_back}"));
                 }
             }
@@ -373,7 +373,7 @@ impl Client {
                 .socket
                 .set_receive_timeout(end.saturating_duration_since(now));
             if !sys::signals_pending() {
-                let _ = self.socket.receive(&mut self.buffer);
+                let _ = self.socket.receive(&mut self.datagrams);
             }
             if sys::take_signals().contains(Signal::SIGCHLD) {
                 while let Some((pid, _)) = sys::reap() {

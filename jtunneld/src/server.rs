@@ -20,11 +20,11 @@ use common::options::{Action, Common};
 use common::outbound::Outbound;
 use common::packet::MAX_DATAGRAM;
 use common::program::Program;
-use common::socket::{Bind, Socket};
-use common::sys::{self, Pages, Wake};
+use common::socket::{Bind, Datagrams, Socket};
+use common::sys::{self, Wake};
 use common::throttle::Throttle;
 use common::tun::{Mode, Tun};
-use common::{identity, log, memory};
+use common::{identity, log};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
@@ -67,7 +67,7 @@ pub(crate) struct Server {
     outbound: Outbound,
     inbound: Inbound,
     /// What the socket receives.
-    buffer: Pages,
+    datagrams: Datagrams,
     /// Clients whose PROG is to be started.
     starts: VecDeque<PeerId>,
     next_start: Instant,
@@ -155,7 +155,7 @@ impl Program for Server {
             max_descriptor,
             outbound: Outbound::new(id, options.offload),
             inbound: Inbound::default(),
-            buffer: memory::room(MAX_DATAGRAM),
+            datagrams: Datagrams::new(MAX_DATAGRAM),
             starts: VecDeque::new(),
             next_start: now,
             closing: Vec::new(),

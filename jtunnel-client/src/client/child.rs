@@ -36,7 +36,7 @@ impl Client {
         match sys::fork() {
             Ok(Fork::Child) => {
                 // What is received is the parent's.
-                self.buffer = Pages::default();
+                self.datagrams.data = Pages::default();
                 let sender = Sender {
                     tun,
                     socket: &self.socket,

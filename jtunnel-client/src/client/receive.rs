@@ -6,18 +6,18 @@ use common::error::reason;
 use common::id::PeerId;
 use common::log;
 use common::packet::{self, HEADER_LEN, Payload};
-use common::socket::{Datagrams, Target};
+use common::socket::Target;
 use common::tun::Trouble;
 
 use super::Client;
 
 impl Client {
-    pub(super) fn on_datagrams(&mut self, datagrams: &Datagrams, now: Instant) {
-        let from = &datagrams.from;
-        let is_origin = |server: &Target| server.is_origin_of(datagrams);
-        if datagrams.truncated || !self.server.as_ref().is_some_and(is_origin) {
+    pub(super) fn on_datagrams(&mut self, now: Instant) {
+        let is_origin = |server: &Target| server.is_origin_of(&self.datagrams);
+        if self.datagrams.truncated || !self.server.as_ref().is_some_and(is_origin) {
             self.received.count.dropped += 1;
             if let Some(held_back) = self.throttles.foreign.pass(now) {
+                let from = &self.datagrams.from;
                 log::debug(format_args!(
                     "dropped a datagram from {from}: not the server{held_back}"
                 ));
@@ -25,14 +25,16 @@ impl Client {
             return;
         }
         let mut result = Ok(());
-        for range in datagrams.ranges() {
-            let Some((id, payload)) = packet::decapsulate(&self.buffer[range.clone()]) else {
+        for range in self.datagrams.ranges() {
+            let Some((id, payload)) = packet::decapsulate(&self.datagrams.data[range.clone()])
+            else {
                 self.received.count.dropped += 1;
                 continue;
             };
             if !self.is_accepted(id, now) {
                 self.received.count.dropped += 1;
                 if let Some(held_back) = self.throttles.unauthorized.pass(now) {
+                    let from = &self.datagrams.from;
                     log::warning(format_args!(
                         "dropped a datagram of server {id} from {from}: not authorised{held_back}"
                     ));
@@ -41,12 +43,15 @@ impl Client {
             }
             if self.keepalive.heard(now) {
                 self.silences = 0;
+                let from = &self.datagrams.from;
                 log::info(format_args!("server {id} answers from {from}"));
             }
             match (payload, &self.tun) {
                 (Payload::Packet, Some(tun)) => {
                     let at = range.start + HEADER_LEN..range.end;
-                    let pushed = self.inbound.push(tun, &self.buffer, at, &mut self.received);
+                    let pushed =
+                        self.inbound
+                            .push(tun, &self.datagrams.data, at, &mut self.received);
                     result = result.and(pushed);
                 }
                 (Payload::Packet, None) => self.received.count.dropped += 1,
@@ -60,7 +65,10 @@ impl Client {
             }
         }
         if let Some(tun) = &self.tun {
-            result = result.and(self.inbound.flush(tun, &self.buffer, &mut self.received));
+            result = result.and(
+                self.inbound
+                    .flush(tun, &self.datagrams.data, &mut self.received),
+            );
         }
         if let Some(error) = self.received.gave_up.take()
             && let Some(held_back) = self.throttles.gave_up.pass(now)

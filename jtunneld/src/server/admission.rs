@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use common::error::{Context, Result, reason};
 use common::id::PeerId;
 use common::log;
-use common::socket::Datagrams;
 use common::tun::Tun;
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -25,18 +24,13 @@ const RESERVED_DESCRIPTORS: u64 = 16;
 
 impl Server {
     /// The slot of a new client that sent this, if the client is authorised.
-    pub(super) fn admit(
-        &mut self,
-        id: PeerId,
-        datagrams: &Datagrams,
-        now: Instant,
-    ) -> Option<Slot> {
+    pub(super) fn admit(&mut self, id: PeerId, now: Instant) -> Option<Slot> {
         if !self.is_authorized(id, now) {
             self.discards.unknown += 1;
             if let Some(held_back) = self.throttles.unknown.pass(now) {
                 log::warning(format_args!(
                     "dropped a datagram of client {id} from {}: not authorised{held_back}",
-                    datagrams.from
+                    self.datagrams.from
                 ));
             }
             return None;
@@ -46,7 +40,7 @@ impl Server {
             return None;
         }
         let tun = self.open_tun();
-        match tun.and_then(|tun| self.insert(id, tun, datagrams, now)) {
+        match tun.and_then(|tun| self.insert(id, tun, now)) {
             Ok(slot) => Some(slot),
             Err(error) => {
                 self.discards.no_device += 1;
@@ -96,22 +90,17 @@ impl Server {
         going.any(|&slot| clients.get(slot).is_some_and(|c| c.tun.name() == name))
     }
 
-    fn insert(
-        &mut self,
-        id: PeerId,
-        tun: Tun,
-        datagrams: &Datagrams,
-        now: Instant,
-    ) -> Result<Slot> {
+    fn insert(&mut self, id: PeerId, tun: Tun, now: Instant) -> Result<Slot> {
         let slot = self.clients.next_slot();
         let event = EpollEvent::new(EpollFlags::EPOLLIN, slot as u64);
         let watched = self.tuns.add(&tun, event);
         watched.context(|| format!("watch {}", tun.name()))?;
         log::info(format_args!(
             "client {id} admitted from {} on {}",
-            datagrams.from,
+            self.datagrams.from,
             tun.name()
         ));
+        let datagrams = &self.datagrams;
         let target = self
             .socket
             .target(datagrams.from.decode(), datagrams.source);

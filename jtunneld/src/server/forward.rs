@@ -56,15 +56,15 @@ impl Server {
     pub(super) fn drain_socket(&mut self, now: Instant) {
         let mut bytes = 0;
         for _ in 0..MAX_RECEIVES {
-            match &self.socket.receive(&mut self.buffer) {
-                Ok(datagrams) => {
-                    bytes += datagrams.len;
-                    self.on_datagrams(datagrams, now);
+            match self.socket.receive(&mut self.datagrams) {
+                Ok(()) => {
+                    bytes += self.datagrams.len;
+                    self.on_datagrams(now);
                 }
-                Err(error) if is_nothing(*error) => break,
+                Err(error) if is_nothing(error) => break,
                 Err(error) => {
                     if let Some(held_back) = self.throttles.receive.pass(now) {
-                        let reason = reason(&(*error).into());
+                        let reason = reason(&error.into());
                         log::warning(format_args!("unable to receive: {reason}{held_back}"));
                     }
                     break;
@@ -76,24 +76,25 @@ impl Server {
         }
     }
 
-    fn on_datagrams(&mut self, datagrams: &Datagrams, now: Instant) {
-        if datagrams.truncated {
+    fn on_datagrams(&mut self, now: Instant) {
+        if self.datagrams.truncated {
             self.discards.truncated += 1;
             return;
         }
-        if datagrams.from.port() == 0 {
+        if self.datagrams.from.port() == 0 {
             self.discards.port_zero += 1;
             return;
         }
         // A super-packet never mixes clients, though one sender may send for several.
         let (mut open, mut result) = (None, Ok(()));
-        for range in datagrams.ranges() {
-            let Some((id, payload)) = packet::decapsulate(&self.buffer[range.clone()]) else {
+        for range in self.datagrams.ranges() {
+            let Some((id, payload)) = packet::decapsulate(&self.datagrams.data[range.clone()])
+            else {
                 self.discards.short += 1;
                 continue;
             };
             let known = self.clients.find(id);
-            let Some(slot) = known.or_else(|| self.admit(id, datagrams, now)) else {
+            let Some(slot) = known.or_else(|| self.admit(id, now)) else {
                 continue;
             };
             if let Some(other) = open.take_if(|open| *open != slot) {
@@ -108,14 +109,14 @@ impl Server {
                 continue;
             }
             client.heard = now;
-            if !client.target.is_origin_of(datagrams) {
-                roam(client, datagrams, &self.socket, now);
+            if !client.target.is_origin_of(&self.datagrams) {
+                roam(client, &self.datagrams, &self.socket, now);
             }
             match payload {
                 Payload::Packet => {
                     let at = range.start + HEADER_LEN..range.end;
                     let (tun, tally) = (&client.tun, &mut client.received);
-                    result = result.and(self.inbound.push(tun, &self.buffer, at, tally));
+                    result = result.and(self.inbound.push(tun, &self.datagrams.data, at, tally));
                     open = Some(slot);
                 }
                 Payload::Keepalive(counter) if client.is_answer_due(now) => {
@@ -138,7 +139,7 @@ impl Server {
             return;
         };
         let (tun, tally) = (&client.tun, &mut client.received);
-        let result = before.and(self.inbound.flush(tun, &self.buffer, tally));
+        let result = before.and(self.inbound.flush(tun, &self.datagrams.data, tally));
         if let Some(error) = tally.gave_up.take() {
             log_gave_up(&mut self.throttles.gave_up, error, client.id, now);
         }
