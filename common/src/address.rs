@@ -11,23 +11,25 @@ pub const RAW_LEN: usize = 28;
 /// A `sockaddr_in` or `sockaddr_in6`: family in native byte order, port in network byte order
 /// (`<linux/in.h>`, `<linux/in6.h>`), aligned as those are.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 pub struct RawAddress {
-    bytes: [u8; RAW_LEN],
+    /// The last 4 stay 0: the whole is compared in words of 8 bytes.
+    bytes: [u8; RAW_LEN + 4],
     len: u32,
 }
 
 impl PartialEq for RawAddress {
     /// Word by word: it is asked for each packet. The kernel gives addresses in the form of
     /// [`canonical`]: flow label 0, and a scope for link-local addresses only.
+    #[inline]
     fn eq(&self, other: &Self) -> bool {
         let (ours, theirs) = (
-            self.bytes.as_chunks::<4>().0,
-            other.bytes.as_chunks::<4>().0,
+            self.bytes.as_chunks::<8>().0,
+            other.bytes.as_chunks::<8>().0,
         );
         let words = ours.iter().zip(theirs);
-        let differ = words.fold(self.len ^ other.len, |differ, (a, b)| {
-            differ | (u32::from_ne_bytes(*a) ^ u32::from_ne_bytes(*b))
+        let differ = words.fold(u64::from(self.len ^ other.len), |differ, (a, b)| {
+            differ | (u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b))
         });
         differ == 0
     }
@@ -36,13 +38,13 @@ impl PartialEq for RawAddress {
 impl RawAddress {
     /// Nobody's, for `recvmsg` to write to.
     pub(crate) const EMPTY: Self = Self {
-        bytes: [0; RAW_LEN],
+        bytes: [0; RAW_LEN + 4],
         len: 0,
     };
 
     /// For a socket of one family; an IPv6 socket takes IPv4 addresses in mapped form.
     pub fn new(address: SocketAddr, ipv6_socket: bool) -> Self {
-        let mut bytes = [0; RAW_LEN];
+        let mut bytes = [0; RAW_LEN + 4];
         bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
         let (family, len) = match address {
             SocketAddr::V4(v4) if !ipv6_socket => {
@@ -70,8 +72,8 @@ impl RawAddress {
     }
 
     /// Where `recvmsg` writes an address and its length.
-    pub(crate) fn room(&mut self) -> (&mut [u8; RAW_LEN], &mut u32) {
-        (&mut self.bytes, &mut self.len)
+    pub(crate) fn room(&mut self) -> (&mut [u8], &mut u32) {
+        (&mut self.bytes[..RAW_LEN], &mut self.len)
     }
 
     /// The port.

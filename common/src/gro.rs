@@ -81,11 +81,15 @@ impl Coalescer {
     /// Takes the packet in this part of the receive buffer. False means that it does not belong
     /// to the run, which is to be written first; an empty run takes anything.
     pub fn push(&mut self, buffer: &[u8], at: Range<usize>) -> bool {
-        let packet = &buffer[at.clone()];
         let Some(first) = self.packets.first() else {
-            self.begin(packet, at);
+            self.packets.push(at);
             return true;
         };
+        // Nobody looks into one that stays alone.
+        if self.packets.len() == 1 && self.parts.is_empty() {
+            self.begin(buffer, first.clone());
+        }
+        let (packet, first) = (&buffer[at.clone()], &self.packets[0]);
         let (Some(headers), true) = (self.headers, self.open) else {
             return false;
         };
@@ -113,7 +117,8 @@ impl Coalescer {
         true
     }
 
-    fn begin(&mut self, packet: &[u8], at: Range<usize>) {
+    fn begin(&mut self, buffer: &[u8], at: Range<usize>) {
+        let packet = &buffer[at.clone()];
         self.headers = Headers::parse(packet);
         self.verified = false;
         self.push = false;
@@ -128,7 +133,6 @@ impl Coalescer {
             self.open = can_go_on && self.size > 0;
             self.parts.push(at.start + headers.payload_at..at.end);
         }
-        self.packets.push(at);
     }
 
     /// Whether a packet is the next one of the flow, alike in all that the super-packet can say
@@ -225,9 +229,9 @@ impl Coalescer {
         }
     }
 
-    /// Whether there is no run.
-    pub fn is_empty(&self) -> bool {
-        self.packets.is_empty()
+    /// Where the packets of the run lie.
+    pub fn packets(&self) -> &[Range<usize>] {
+        &self.packets
     }
 
     /// Forgets the run.

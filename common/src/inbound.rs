@@ -23,6 +23,7 @@ pub struct Inbound {
 impl Inbound {
     /// Takes the packet in this part of the receive buffer. It may stay until [`Inbound::flush`],
     /// which must come before the buffer or the tun changes.
+    #[inline]
     pub fn push(
         &mut self,
         tun: &Tun,
@@ -47,7 +48,7 @@ impl Inbound {
     /// Writes what has gathered.
     #[inline]
     pub fn flush(&mut self, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
-        if self.coalescer.is_empty() {
+        if self.coalescer.packets().is_empty() {
             return Ok(());
         }
         let result = self.write(tun, buffer, tally);
@@ -56,6 +57,9 @@ impl Inbound {
     }
 
     fn write(&mut self, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
+        if let [only] = self.coalescer.packets() {
+            return write_packet(tun, &buffer[only.clone()], tally);
+        }
         let Some(whole) = self.coalescer.finish(buffer) else {
             return Ok(());
         };
@@ -72,7 +76,7 @@ impl Inbound {
                     tally.count.add(packet.len());
                 }
             }
-            Err(Trouble::Refused) if packets > 1 => {
+            Err(Trouble::Refused) => {
                 let before = tally.count.packets;
                 for packet in whole.packets {
                     write_packet(tun, &buffer[packet.clone()], tally)?;

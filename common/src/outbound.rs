@@ -42,6 +42,16 @@ pub struct Exit<'a> {
     pub tally: &'a mut Tally,
 }
 
+impl Exit<'_> {
+    /// Sends one datagram.
+    fn send(&mut self, datagram: &[u8]) {
+        match self.socket.send(datagram, self.target) {
+            Ok(()) => self.tally.count.add(datagram.len() - HEADER_LEN),
+            Err(error) => self.tally.lose(1, error),
+        }
+    }
+}
+
 /// One end's way out.
 pub struct Outbound {
     id: PeerId,
@@ -92,9 +102,9 @@ impl Outbound {
                     break;
                 }
             };
-            self.add(len, tun, exit);
             // One that is likely to be alone does not wait for the kernel to say so.
             let first = n == 0 && self.alone;
+            self.add(len, first, tun, exit);
             if first || self.used > GATHER_LEN {
                 self.flush(exit);
             }
@@ -122,10 +132,7 @@ impl Outbound {
                 exit.tally.loops();
                 continue;
             }
-            match exit.socket.send(datagram, exit.target) {
-                Ok(()) => exit.tally.count.add(len),
-                Err(error) => exit.tally.lose(1, error),
-            }
+            exit.send(datagram);
         }
         Ok(())
     }
@@ -136,7 +143,7 @@ impl Outbound {
     }
 
     /// Takes the packet that was read into the room, `len` bytes with what the tun wrote before.
-    fn add(&mut self, len: usize, tun: &Tun, exit: &mut Exit<'_>) {
+    fn add(&mut self, len: usize, alone: bool, tun: &Tun, exit: &mut Exit<'_>) {
         let start = self.used + HEADROOM;
         let prefix = tun.prefix_len();
         let Some(end) = len.checked_sub(prefix).map(|len| start + len) else {
@@ -152,7 +159,7 @@ impl Outbound {
         };
         let done = match header {
             Some(header) if header.gso == GsoType::None => {
-                self.add_packet(start..end, &header, exit)
+                self.add_packet(start..end, alone, &header, exit)
             }
             Some(header) => self.add_super(start..end, &header, exit),
             None => None,
@@ -167,6 +174,7 @@ impl Outbound {
     fn add_packet(
         &mut self,
         at: Range<usize>,
+        alone: bool,
         header: &VirtioNetHdr,
         exit: &mut Exit<'_>,
     ) -> Option<()> {
@@ -175,6 +183,10 @@ impl Outbound {
         }
         let start = at.start - HEADER_LEN;
         self.data[start..at.start].copy_from_slice(&self.id.bytes());
+        if alone {
+            exit.send(&self.data[start..at.end]);
+            return Some(());
+        }
         self.make_room(0, at.end - start, exit);
         self.batch.push(Segment {
             head: 0..0,
