@@ -9,11 +9,12 @@
 //!                  hook (PROG)      authorized, id
 //! ```
 //!
-//! Pure files (`id`, `packet`, `address`, `control`, `checksum`, `headers`, `gso`, `gro`,
+//! Pure files (`id`, `packet`, `address`, `alone`, `control`, `checksum`, `headers`, `gso`, `gro`,
 //! `virtio_net`) work on slices and do no I/O.
 //! `sys` holds every unsafe block.
 
 pub mod address;
+pub mod alone;
 pub mod authorized;
 pub mod background;
 pub mod backoff;

@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use crate::alone::Alone;
 use crate::batch::{Batch, Buffers, Segment};
 use crate::gso::{self, SuperPacket};
 use crate::id::PeerId;
@@ -57,8 +58,8 @@ pub struct Outbound {
     id: PeerId,
     /// Whether packets that are queued already leave together.
     batching: bool,
-    /// Whether there was no more than one packet in the last turn.
-    alone: bool,
+    /// Whether packets come one by one.
+    alone: Alone,
     data: Pages,
     used: usize,
     heads: Pages,
@@ -74,7 +75,7 @@ impl Outbound {
         Self {
             id,
             batching,
-            alone: true,
+            alone: Alone::default(),
             data,
             used: 0,
             heads: memory::room(HEADS_LEN),
@@ -103,10 +104,13 @@ impl Outbound {
                 }
             };
             // One that is likely to be alone does not wait for the kernel to say so.
-            let first = n == 0 && self.alone;
+            let first = n == 0 && self.alone.is_likely();
             self.add(len, first, tun, exit);
             if first || self.used > GATHER_LEN {
                 self.flush(exit);
+            }
+            if first && self.alone.is_all() {
+                return Ok(());
             }
             packets += 1;
             bytes += len;
@@ -115,7 +119,7 @@ impl Outbound {
             }
         }
         self.flush(exit);
-        self.alone = packets <= 1;
+        self.alone.found(packets);
         result
     }
 
@@ -123,10 +127,12 @@ impl Outbound {
     fn carry_singly(&mut self, tun: &Tun, exit: &mut Exit<'_>) -> Result<(), Trouble> {
         for n in 0..MAX_PACKETS {
             let room = &mut self.data[HEADER_LEN..];
-            let len = match n {
-                0 => tun.receive(room)?,
-                _ => tun.receive_queued(room)?,
+            let read = match n {
+                0 => tun.receive(room),
+                1 if self.alone.is_all() => break,
+                _ => tun.receive_queued(room),
             };
+            let len = read.inspect_err(|_| self.alone.found(n))?;
             let datagram = &self.data[..HEADER_LEN + len];
             if is_addressed_to(&datagram[HEADER_LEN..], exit.target.address()) {
                 exit.tally.loops();

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use common::alone::Alone;
 use common::authorized::Authorized;
 use common::error::{Context, Result, reason};
 use common::hook::Hook;
@@ -66,6 +67,8 @@ pub(crate) struct Server {
     max_descriptor: u64,
     outbound: Outbound,
     inbound: Inbound,
+    /// Whether datagrams come one by one.
+    alone: Alone,
     /// What the socket receives.
     datagrams: Datagrams,
     /// Clients whose PROG is to be started.
@@ -155,6 +158,7 @@ impl Program for Server {
             max_descriptor,
             outbound: Outbound::new(id, options.offload),
             inbound: Inbound::default(),
+            alone: Alone::default(),
             datagrams: Datagrams::new(MAX_DATAGRAM),
             starts: VecDeque::new(),
             next_start: now,

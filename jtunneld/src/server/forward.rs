@@ -55,13 +55,16 @@ impl Server {
 
     pub(super) fn drain_socket(&mut self, now: Instant) {
         let mut bytes = 0;
-        for _ in 0..MAX_RECEIVES {
+        for n in 0..MAX_RECEIVES {
             match self.socket.receive(&mut self.datagrams) {
                 Ok(()) => {
                     bytes += self.datagrams.len;
                     self.on_datagrams(now);
                 }
-                Err(error) if is_nothing(error) => break,
+                Err(error) if is_nothing(error) => {
+                    self.alone.found(n);
+                    break;
+                }
                 Err(error) => {
                     if let Some(held_back) = self.throttles.receive.pass(now) {
                         let reason = reason(&error.into());
@@ -70,7 +73,7 @@ impl Server {
                     break;
                 }
             }
-            if bytes >= MAX_BYTES {
+            if bytes >= MAX_BYTES || (n == 0 && self.alone.is_all()) {
                 break;
             }
         }
