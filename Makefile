@@ -33,7 +33,7 @@ build = $(CARGO) build --release --locked $(addprefix -p ,$(names))
 boot = $(CARGO) run --quiet --locked -p jtunnel-tests --bin boot --
 
 .PHONY: all install uninstall check demo bench scale soak clean
-.PHONY: static static-all emulate boot-test boot-test-be size
+.PHONY: static static-all emulate boot-test boot-test-be icount size
 
 all:
 	$(build)
@@ -108,6 +108,12 @@ size: static all
 	CARGO_TARGET_DIR=$(unstripped) $(build) --config profile.release.strip=false
 	$(CARGO) run --quiet --locked -p jtunnel-tests --bin size -- \
 		$(dir $(firstword $(built))) $(CARGO_TARGET_DIR)/static $(unstripped)/release $(RECORD)
+
+# Instructions and system calls for each packet, in a small machine that counts them.
+icount: TARGET = aarch64-unknown-linux-musl
+icount: static
+	tests/require.sh build boot
+	$(boot) icount
 
 clean:
 	$(CARGO) clean

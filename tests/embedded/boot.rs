@@ -4,7 +4,7 @@
 //! usage: boot ARCHITECTURE...
 //!
 //! arm64, mipsel and mips are clients of a jtunneld on this machine; amd64 is the server of a client
-//! on this machine.
+//! on this machine. With icount an arm64 machine counts what its client's packets cost.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -12,6 +12,7 @@
 )]
 
 mod guest;
+mod icount;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -51,6 +52,7 @@ fn main() {
             }
             "arm64" => client(&ARM64),
             "amd64" => server(&AMD64),
+            "icount" => icount::measure(),
             other => panic!("no machine for {other}"),
         }
         let time = begin.elapsed().as_secs_f64();
@@ -68,10 +70,7 @@ fn client(machine: &Machine) {
 
     let etc = host.path("guest-etc");
     Etc(&etc)
-        .file(
-            "network",
-            "ip addr add 192.0.2.11/24 dev eth0\nip link set eth0 up\n",
-        )
+        .network()
         .file("jtunnel/id", &format!("{WORKSHOP}\n"))
         .file(&format!("jtunnel/servers/{SERVER_ID}"), "")
         .example("client-up", "jtunnel/client-up")
@@ -144,10 +143,7 @@ fn server(machine: &Machine) {
     let host = Host::new("client");
     let etc = host.path("guest-etc");
     Etc(&etc)
-        .file(
-            "network",
-            "ip addr add 192.0.2.11/24 dev eth0\nip link set eth0 up\n",
-        )
+        .network()
         .file("jtunnel/id", &format!("{SERVER_ID}\n"))
         .file(&format!("jtunnel/clients/{WORKSHOP}"), "")
         .example("server-up", "jtunnel/server-up")

@@ -249,6 +249,14 @@ impl Drop for Guest {
 pub(crate) struct Etc<'a>(pub(crate) &'a Path);
 
 impl Etc<'_> {
+    /// The address on the cable.
+    pub(crate) fn network(&self) -> &Self {
+        self.file(
+            "network",
+            "ip addr add 192.0.2.11/24 dev eth0\nip link set eth0 up\n",
+        )
+    }
+
     /// Writes a file into a directory that is private, as that of identifiers must be.
     pub(crate) fn file(&self, name: &str, content: &str) -> &Self {
         let path = self.0.join(name);

@@ -1,0 +1,162 @@
+//! What packets cost a small machine: instructions in the context of jtunnel-client's processes, and
+//! their system calls, for a TCP stream each way, with offload and with -O. The guest counts by
+//! itself. With -icount it does so alike on any machine, but for how many packets wait together.
+
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::thread::JoinHandle;
+
+use support::config::SERVER_ID;
+use support::host::Host;
+use support::traffic::ping_works;
+use support::tunnel::Server;
+use support::wait::wait_until;
+
+use crate::guest::{ARM64, Etc, Guest};
+use crate::{CLIENT, PATIENCE, SERVER, WORKSHOP, example};
+
+/// Of a stream: blocks of 64 KiB.
+const BLOCKS: u32 = 512;
+const BLOCK: u32 = 64 * 1024;
+/// IPv4 and TCP headers, with timestamps.
+const HEADERS: u32 = 52;
+/// The kernel's instructions with offload, as a part of those without.
+const LIMIT: f64 = 0.35;
+/// For perf_event_open(2): PERF_TYPE_HARDWARE, PERF_COUNT_HW_INSTRUCTIONS.
+const INSTRUCTIONS: &str = "0:1";
+const SYSTEM_CALLS: &str = "/sys/kernel/tracing/events/raw_syscalls/sys_enter/id";
+
+/// Of one packet of full size, with all that comes with it, acknowledgements above all.
+struct Cost {
+    kernel: f64,
+    user: f64,
+    calls: f64,
+}
+
+/// Prints a table, and fails if offload saves too little.
+pub(crate) fn measure() {
+    let host = Host::new("server");
+    let etc = host.path("guest-etc");
+    Etc(&etc)
+        .network()
+        .file("rc.local", "mount -t tracefs tracefs /sys/kernel/tracing\n")
+        .file("jtunnel/id", &format!("{WORKSHOP}\n"))
+        .file(&format!("jtunnel/servers/{SERVER_ID}"), "")
+        .example("client-up", "jtunnel/client-up");
+    compile(&etc.join("count"));
+    let mut guest = Guest::boot(&host, &ARM64, &etc, &["-icount", "shift=0"]);
+    guest.wait("rc.local: status 0");
+
+    let plain = costs(&host, &mut guest, &["-O"]);
+    let offload = costs(&host, &mut guest, &[]);
+    let log = guest.sh("cat /var/log/messages");
+    assert!(!log.contains("one by one"), "no offload: {log}");
+
+    println!("| for each packet, arm64 | -O | offload | ratio |\n| --- | ---: | ---: | ---: |");
+    let mut ratios = Vec::new();
+    for (way, plain, offload) in [
+        ("tun to UDP", &plain[0], &offload[0]),
+        ("UDP to tun", &plain[1], &offload[1]),
+    ] {
+        let ratio = offload.kernel / plain.kernel;
+        for (what, plain, offload, digits) in [
+            ("kernel instructions", plain.kernel, offload.kernel, 0),
+            ("user instructions", plain.user, offload.user, 0),
+            ("system calls", plain.calls, offload.calls, 2),
+        ] {
+            let ratio = offload / plain;
+            println!("| {way}, {what} | {plain:.digits$} | {offload:.digits$} | {ratio:.2} |");
+        }
+        ratios.push(ratio);
+    }
+    assert!(
+        ratios.iter().all(|&ratio| ratio <= LIMIT),
+        "kernel instructions, offload to -O: {ratios:.3?} of at most {LIMIT}"
+    );
+}
+
+/// What a client costs, upload and download, with options for both ends.
+fn costs(host: &Host, guest: &mut Guest, options: &[&str]) -> [Cost; 2] {
+    let server = Server::new(host, []).options(options);
+    server.config.authorise(WORKSHOP);
+    let _server = server.start_with(&[example("server-up")]);
+    let options = options.join(" ");
+    guest.sh(&format!(
+        "jtunnel-client {options} -k 0 -P /var/run/pid 192.0.2.1 5886 /etc/jtunnel/client-up"
+    ));
+    wait_until(PATIENCE, "a ping of the client", || {
+        ping_works(host, CLIENT.parse().unwrap())
+    });
+    let costs = [true, false].map(|upload| cost(host, guest, upload));
+    guest.sh("kill $(cat /var/run/pid); while pidof jtunnel-client; do sleep 1; done");
+    costs
+}
+
+fn cost(host: &Host, guest: &mut Guest, upload: bool) -> Cost {
+    let call = guest.sh(&format!("cat {SYSTEM_CALLS}"));
+    // By itself: it makes each call longer.
+    let calls = count(host, guest, upload, &format!("2:{call}:k"));
+    let instructions = count(
+        host,
+        guest,
+        upload,
+        &format!("{INSTRUCTIONS}:k {INSTRUCTIONS}:u"),
+    );
+    Cost {
+        kernel: instructions[0],
+        user: instructions[1],
+        calls: calls[0],
+    }
+}
+
+/// Counts these events during a stream, for each packet.
+fn count(host: &Host, guest: &mut Guest, upload: bool, events: &str) -> Vec<f64> {
+    let mtu: u32 = guest.sh("cat /sys/class/net/tun0/mtu").parse().unwrap();
+    let packets = f64::from(BLOCKS * BLOCK) / f64::from(mtu - HEADERS);
+    let pids = guest.pids("jtunnel-client");
+    assert_eq!(pids.len(), 2, "two processes");
+    let (port, end) = stream(host, upload);
+    let work = match upload {
+        // Until the other end has it all.
+        true => format!("dd if=/dev/zero bs={BLOCK} count={BLOCKS}; cat >/dev/null"),
+        false => format!("dd of=/dev/null bs={BLOCK}"),
+    };
+    let text = guest.sh(&format!(
+        "/etc/count 'nc {SERVER} {port} -e sh -c \"{work}\" 2>/dev/null' {events} -- {} {}",
+        pids[0], pids[1]
+    ));
+    end.join().unwrap();
+    text.lines()
+        .map(|line| line.parse::<f64>().unwrap() / packets)
+        .collect()
+}
+
+/// The end of a stream on this machine.
+fn stream(host: &Host, upload: bool) -> (u16, JoinHandle<()>) {
+    let listener = host.run(|| TcpListener::bind((SERVER, 0))).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let end = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        if upload {
+            let size = u64::from(BLOCKS * BLOCK);
+            let got = io::copy(&mut (&mut stream).take(size), &mut io::sink()).unwrap();
+            assert_eq!(got, size);
+        } else {
+            let block = [0; BLOCK as usize];
+            (0..BLOCKS).for_each(|_| stream.write_all(&block).unwrap());
+        }
+    });
+    (port, end)
+}
+
+/// Compiles the program that counts, for the guest.
+fn compile(into: &Path) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("embedded");
+    let status = Command::new(directory.join("count.sh"))
+        .arg(into)
+        .status()
+        .unwrap();
+    assert!(status.success(), "count.c does not compile");
+}
