@@ -70,9 +70,7 @@ pub struct Socket {
     /// Whether the kernel has UDP_SEGMENT (Linux 4.18). One that has not would send all segments
     /// as one datagram, without an error.
     segments: bool,
-    /// Whether datagrams may come many at a time.
-    joined: bool,
-    /// Whether they come with control messages.
+    /// Whether datagrams come with control messages.
     control: bool,
 }
 
@@ -165,7 +163,6 @@ impl Socket {
             fd,
             ipv6,
             segments,
-            joined: options.offload,
             control: options.offload || options.report_source,
         };
         socket.configure(options)?;
@@ -276,18 +273,23 @@ impl Socket {
             return Ok(());
         }
         let received = sys::receive_message(fd, &mut into.data, from, into.control.room())?;
-        let messages = &into.control.room()[..received.control_len];
-        into.source = destination(messages);
-        into.stride = match self.joined {
-            true => stride(messages, received.len),
-            false => received.len,
-        };
         into.len = received.len;
         into.truncated = received.truncated;
+        into.source = None;
+        into.stride = into.len;
+        for (level, kind, data) in messages(&into.control.room()[..received.control_len]) {
+            match (level, kind) {
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => into.source = source6(data),
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => into.source = source4(data),
+                (libc::SOL_UDP, libc::UDP_GRO) => into.stride = stride(data, into.len),
+                _ => {}
+            }
+        }
         Ok(())
     }
 
     /// Where to send, made once for many datagrams.
+    #[inline(never)]
     pub fn target(&self, address: SocketAddr, source: Option<Source>) -> Target {
         let mut control = Control::default();
         if let Some(source) = source {
@@ -404,37 +406,32 @@ fn open(options: &Bind) -> nix::Result<(OwnedFd, bool)> {
     }
 }
 
-/// The local address among the control messages of a datagram.
-fn destination(control: &[u8]) -> Option<Source> {
-    messages(control).find_map(|(level, kind, data)| match (level, kind) {
-        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-            let address = *data.first_chunk::<16>()?;
-            let index = u32::from_ne_bytes(*data.get(16..)?.first_chunk::<4>()?);
-            let link_local = Ipv6Addr::from(address).is_unicast_link_local();
-            Some(Source {
-                address: u128::from_ne_bytes(address),
-                interface: if link_local { index } else { 0 },
-            })
-        }
-        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-            // ipi_ifindex, ipi_spec_dst, ipi_addr: the last is the destination in the header.
-            let address = Ipv4Addr::from(*data.get(8..)?.first_chunk::<4>()?);
-            Some(Source {
-                address: u128::from_ne_bytes(address.to_ipv6_mapped().octets()),
-                interface: 0,
-            })
-        }
-        _ => None,
+/// The local address that an IPv6 datagram came to.
+fn source6(info: &[u8]) -> Option<Source> {
+    let address = *info.first_chunk::<16>()?;
+    let index = u32::from_ne_bytes(*info.get(16..)?.first_chunk::<4>()?);
+    let link_local = Ipv6Addr::from(address).is_unicast_link_local();
+    Some(Source {
+        address: u128::from_ne_bytes(address),
+        interface: if link_local { index } else { 0 },
     })
 }
 
-/// Length of each datagram in what was received, from the UDP_GRO message (udp(7)): an `int`,
-/// and what can't be is no division.
-fn stride(control: &[u8], len: usize) -> usize {
-    messages(control)
-        .find(|&(level, kind, _)| (level, kind) == (libc::SOL_UDP, libc::UDP_GRO))
-        .and_then(|(_, _, data)| Some(i32::from_ne_bytes(*data.first_chunk::<4>()?)))
-        .and_then(|stride| usize::try_from(stride).ok())
+/// The same for IPv4: ipi_ifindex, ipi_spec_dst, ipi_addr. The last is the destination in the
+/// header.
+fn source4(info: &[u8]) -> Option<Source> {
+    let address = Ipv4Addr::from(*info.get(8..)?.first_chunk::<4>()?);
+    Some(Source {
+        address: u128::from_ne_bytes(address.to_ipv6_mapped().octets()),
+        interface: 0,
+    })
+}
+
+/// Length of each datagram in what was received (udp(7)): an `int`, and what can't be is no
+/// division.
+fn stride(data: &[u8], len: usize) -> usize {
+    data.first_chunk::<4>()
+        .and_then(|stride| usize::try_from(i32::from_ne_bytes(*stride)).ok())
         .filter(|stride| (1..=len).contains(stride))
         .unwrap_or(len)
 }
@@ -581,13 +578,9 @@ mod tests {
             (251, 250),
             (i32::MIN, 250),
         ] {
-            let mut control = Control::default();
-            control.push(libc::SOL_UDP, libc::UDP_GRO, &i32::to_ne_bytes(value));
-            assert_eq!(stride(control.as_bytes(), 250), expected, "{value}");
+            assert_eq!(stride(&i32::to_ne_bytes(value), 250), expected, "{value}");
         }
-        let mut short = Control::default();
-        short.push(libc::SOL_UDP, libc::UDP_GRO, &[100, 0]);
-        assert_eq!(stride(short.as_bytes(), 250), 250);
+        assert_eq!(stride(&[100, 0], 250), 250);
         assert_eq!(stride(&[], 0), 0);
     }
 

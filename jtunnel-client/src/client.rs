@@ -326,6 +326,7 @@ impl Client {
         let device = self.tun.as_ref().and_then(Tun::current_name);
         let server = self
             .server
+            .as_ref()
             .map_or("unresolved".into(), |server| server.address().to_string());
         let heard = self
             .keepalive

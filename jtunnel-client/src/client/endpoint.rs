@@ -8,7 +8,7 @@ use std::time::Instant;
 use common::error::reason;
 use common::log;
 use common::packet;
-use common::socket::{Socket, is_nothing};
+use common::socket::{Socket, Target, is_nothing};
 use common::sys::{self, Wake};
 use common::throttle::HeldBack;
 
@@ -21,7 +21,7 @@ impl Client {
     pub(super) fn send_keepalive(&mut self, now: Instant) {
         let counter = self.keepalive.next_counter();
         let datagram = packet::keepalive(self.id, counter);
-        let Some(server) = self.server else {
+        let Some(server) = &self.server else {
             return;
         };
         let first = server.address();
@@ -55,7 +55,7 @@ impl Client {
     /// Three keepalives were not answered: a NAT may hold on to a mapping that leads nowhere, or
     /// the server has moved.
     pub(super) fn on_silence(&mut self, now: Instant) {
-        let Some(server) = self.server.map(|server| server.address()) else {
+        let Some(server) = self.server.as_ref().map(Target::address) else {
             return;
         };
         let since = self.keepalive.last_heard().unwrap_or(self.started);
@@ -84,7 +84,7 @@ impl Client {
         if self.bind.port == 0 {
             self.renew_socket(now);
         }
-        self.server = Some(self.socket.target(next, None));
+        self.set_server(next);
         self.start_sender(now);
     }
 
@@ -147,6 +147,7 @@ impl Client {
         self.addresses = addresses;
         if self
             .server
+            .as_ref()
             .is_some_and(|server| self.addresses.contains(&server.address()))
         {
             return;
@@ -155,17 +156,21 @@ impl Client {
             return;
         };
         if first_time {
-            self.server = Some(self.socket.target(address, None));
+            self.set_server(address);
             self.run_prog();
         }
         self.move_to(address, now);
         self.keepalive.hurry(now);
     }
 
+    fn set_server(&mut self, address: SocketAddr) {
+        self.server = Some(self.socket.target(address, None));
+    }
+
     /// Both directions follow: the child gets the address anew, the parent hears no other.
     fn move_to(&mut self, address: SocketAddr, now: Instant) {
         self.stop_sender();
-        self.server = Some(self.socket.target(address, None));
+        self.set_server(address);
         log::info(format_args!("sending to {address}"));
         self.start_sender(now);
     }
