@@ -59,9 +59,9 @@ pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = (i32, i32, &[u8])> {
         let (kind, _) = after.split_first_chunk::<4>()?;
         let length = usize::from_ne_bytes(*length);
         let data = rest.get(HEADER_LEN..length)?;
-        rest = length
-            .checked_next_multiple_of(WORD)
-            .and_then(|next| rest.get(next..))
+        // No more than `rest` has, so it can't overflow.
+        rest = rest
+            .get(length.next_multiple_of(WORD)..)
             .unwrap_or_default();
         Some((i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind), data))
     })
