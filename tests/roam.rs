@@ -434,9 +434,9 @@ fn a_full_buffer_is_no_reason_for_another_address() {
     // The third keepalive; the sender is another process.
     let full = [
         "-e",
-        "trace=sendmsg",
+        "trace=sendto",
         "-e",
-        "inject=sendmsg:error=EAGAIN:when=3",
+        "inject=sendto:error=EAGAIN:when=3",
     ];
     let client = launch.start_under(&[&["strace", "-o", "trace"], &full[..]].concat());
     client.lines.wait("answers from 198.51.100.3:5886");
@@ -444,7 +444,7 @@ fn a_full_buffer_is_no_reason_for_another_address() {
         let calls = lab.client().read("trace");
         calls
             .split_once("INJECTED")
-            .is_some_and(|(_, rest)| rest.contains("sendmsg("))
+            .is_some_and(|(_, rest)| rest.contains("sendto("))
     });
     client.lines.exactly("sending to ", 1);
     client.lines.exactly("unable to send", 0);

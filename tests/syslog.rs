@@ -294,8 +294,9 @@ fn each_reason_for_a_lost_packet_has_a_line() {
         Errno::EINVAL,
         Errno::ENODEV,
     ] {
-        let injection = format!("inject=sendmsg:error={errno:?}:when=10..20");
-        let filter = ["--seccomp-bpf", "-e", "trace=sendmsg", "-e", &injection];
+        let (trace, inject) = ("trace=sendmsg,sendto", "inject=sendmsg,sendto");
+        let inject = format!("{inject}:error={errno:?}:when=10..20");
+        let filter = ["--seccomp-bpf", "-e", trace, "-e", &inject];
         let under = [&["strace", "-f", "-o", "/dev/null"], &filter[..]].concat();
         let lab = Lab::direct();
         let server = Server::new(&lab.server, [1]);
