@@ -166,6 +166,21 @@ mod tests {
     }
 
     #[test]
+    fn one_other_byte_is_another_address() {
+        let ours = RawAddress::new(address("[fe80::1%7]:65535"), true);
+        let same = ours;
+        assert!(ours == same);
+        for at in 0..RAW_LEN {
+            let mut theirs = ours;
+            theirs.room().0[at] ^= 1;
+            assert!(ours != theirs, "byte {at}");
+        }
+        let mut shorter = ours;
+        *shorter.room().1 -= 1;
+        assert!(ours != shorter);
+    }
+
+    #[test]
     fn mapped_and_plain_are_equal() {
         assert_eq!(
             canonical(address("[::ffff:192.0.2.1]:9")),
