@@ -60,7 +60,9 @@ pub fn ping(host: &Host, to: IpAddr, count: u32, options: &[&str]) -> Ping {
 #[track_caller]
 pub fn assert_pings(host: &Host, to: IpAddr, count: u32, options: &[&str]) {
     let result = ping(host, to, count, &[options, &["-w", "60"]].concat());
-    assert_eq!(result.received, count, "{to}: {result:?}");
+    // It sends more while answers are late, and may then see more come.
+    let all = result.received >= count && result.sent < 2 * count;
+    assert!(all, "{count} pings of {to}: {result:?}");
 }
 
 /// Pseudo-random bytes that both ends can make (xorshift64*).
