@@ -42,7 +42,7 @@ impl Root {
         root.make("install");
         let busybox = which("busybox");
         root.copy_libraries(&busybox);
-        fs::copy(busybox, path.join("bin/busybox")).unwrap();
+        root.copy_to(&busybox, &path.join("bin/busybox"));
         host.run(move || {
             let (bind, nothing) = (MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>);
             for directory in ["dev", "proc"] {
@@ -102,8 +102,14 @@ impl Root {
         let to = self.path.join(&file[1..]);
         if !to.exists() {
             fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(file, to).unwrap();
+            self.copy_to(file, &to);
         }
+    }
+
+    /// By another process: what is open for writing here may get into one that another thread forks,
+    /// and can't be executed as long as it is there.
+    fn copy_to(&self, from: &str, to: &Path) {
+        self.host.sh(&format!("cp {from} {}", to.display()));
     }
 
     /// A command in the root.
