@@ -16,6 +16,8 @@ marked='a_default_route_by_a_mark a_mark_keeps_the_tunnel_out_of_the_tunnel
 traced=term_and_int_during_the_set_up_are_heeded_after_it
 # It compares with the words of the C library here; musl has others.
 worded=each_reason_for_a_lost_packet_has_a_line
+# qemu has no preadv2: ENOSYS. So what waits in the tun together is not read together.
+queued='a_client_whose_kernel_refuses datagrams_of_equal_and_mixed_sizes_that_wait_together'
 
 # suite OPTION...: the tests of these cargo options, without those that cannot work.
 suite() {
@@ -27,7 +29,7 @@ suite() {
 
 cd "$root"
 for target; do
-    skipped="$marked $traced $worded"
+    skipped="$marked $traced $worded $queued"
     runner=qemu-$(processor_of "$target")-static
     case $target in
     mips-*)
