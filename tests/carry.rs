@@ -466,7 +466,7 @@ fn a_kernel_without_ipv6_still_has_a_tunnel() {
     let inner_up =
         "ip address add 10.0.1.1 peer 10.0.1.2 dev $TUN_DEV_NAME; ip link set $TUN_DEV_NAME up";
     let prog = lab.server.script("up", inner_up);
-    let server = Server::new(&lab.server, [1]).under(&under);
+    let server = Server::new(&lab.server, [1]).with(|launch| launch.under(&under));
     let server = server.start_with(&[prog]);
     server.lines.wait("listening on 0.0.0.0:5886");
     let prog = lab.client().script(
@@ -478,7 +478,7 @@ fn a_kernel_without_ipv6_still_has_a_tunnel() {
     lab.client().etc("hosts", &names);
     let client = Client::new(lab.client(), 1)
         .to("tunnel.example")
-        .under(&under)
+        .with(|launch| launch.under(&under))
         .options(&["-k", "1"])
         .start_with(&[prog]);
     client.wait_up();

@@ -2,13 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use support::config::SERVER_ID;
 use support::host::Host;
 use support::lab::{Lab, addresses, cable};
 use support::traffic::{ping_works, tcp_both_ways};
+use support::tree::example;
 use support::tunnel::{Client, Server};
 use support::wait::{PATIENCE, wait_until};
 
@@ -16,11 +17,6 @@ use support::wait::{PATIENCE, wait_until};
 const WORKSHOP: &str = "1f3a5c7e9b2d4f60";
 /// Somewhere beyond the server.
 const ELSEWHERE: &str = "203.0.113.7";
-
-fn example(name: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    root.join("man/examples").join(name)
-}
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use support::host::Host;
 use support::lab::{Lab, addresses};
 use support::process::Process;
+use support::tree::root;
 use support::wait::{PATIENCE, wait_until};
 use support::{proc, programs};
 
@@ -57,11 +58,10 @@ impl Root {
 
     /// Runs make(1) for a target, with programs that are built already.
     fn make(&self, target: &str) {
-        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let built = ["jtunneld", "jtunnel-client"].map(|program| self.program(program));
         let mut command = Command::new("make");
         command
-            .args(["-s", "-C", repository.to_str().unwrap(), target])
+            .args(["-s", "-C", root().to_str().unwrap(), target])
             .arg(format!("DESTDIR={}", self.path.display()))
             .arg(format!("PREFIX={}", self.prefix))
             .arg(format!("built={}", built.join(" ")))

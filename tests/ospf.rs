@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use support::host::Host;
 use support::lab::{Lab, SERVER4, addresses, cable};
 use support::process::Process;
 use support::traffic::{ping_works, tcp_both_ways};
+use support::tree::example;
 use support::tunnel::{Client, Server};
 use support::wait::wait_until;
 
@@ -31,11 +31,6 @@ const CLIENTS: [(&str, &str, usize); 2] = [
 
 /// The clients' devices, to the first and the second server.
 const DEVICES: [&str; 2] = ["jt-first", "jt-second"];
-
-fn example(name: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    root.join("man/examples").join(name)
-}
 
 /// A router that runs BIRD. What it knows goes with it.
 struct Router {

@@ -21,9 +21,9 @@ needs() {
     lint) echo cargo cargo-clippy cargo-fmt cc mandoc ;;
     static) echo cc std-source venv arm-linux-gnueabihf-strip \
         aarch64-linux-gnu-strip mips-linux-gnu-strip mipsel-linux-gnu-strip ;;
-    emulate) echo qemu-aarch64-static qemu-arm-static qemu-mips-static qemu-mipsel-static ;;
+    emulate) echo qemu-aarch64-static qemu-arm-static qemu-mips-static qemu-mipsel-static qemu-x86_64-static ;;
     boot) echo root tun cpio depmod ip qemu-system-aarch64 qemu-system-mipsel qemu-system-x86_64 xz ;;
-    boot-be) echo bc bison cpio flex mips-linux-gnu-gcc qemu-system-mips ;;
+    boot-be) echo bc bison bzip2 cpio flex mips-linux-gnu-gcc qemu-system-mips ;;
     size) echo qemu-mipsel qemu-x86_64 ;;
     *) usage ;;
     esac

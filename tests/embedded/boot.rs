@@ -17,13 +17,13 @@ mod icount;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use support::config::SERVER_ID;
 use support::host::Host;
 use support::traffic::{Noise, ping_works};
+use support::tree::{example, target};
 use support::tunnel::{Client, Server};
 use support::wait::wait_until;
 
@@ -82,11 +82,7 @@ fn client(machine: &Machine) {
         "until ping -c 1 -W 1 {SERVER} >/dev/null 2>&1; do :; done"
     ));
     let first = guest.uptime() - start;
-    println!(
-        "{name}: {} MB, Linux {}",
-        machine.memory,
-        guest.sh("uname -r; free | grep Mem:")
-    );
+    describe(machine, &mut guest);
     println!("{name}: rc.local to the first answer through the tunnel: {first:.1} s");
     assert!(first <= 3.0);
     wait_until(PATIENCE, "a ping of the client", || {
@@ -95,13 +91,7 @@ fn client(machine: &Machine) {
 
     let pids = guest.pids("jtunnel-client");
     assert_eq!(pids.len(), 2, "two processes");
-    let idle = show(name, "idle", &mut guest, &pids);
-    for usage in &idle {
-        assert!(
-            usage.resident <= RESIDENT && usage.anonymous <= ANONYMOUS,
-            "{usage:?}"
-        );
-    }
+    assert_small(name, &mut guest, &pids);
     sleeps(name, &mut guest, &pids, 1);
 
     let (time, size) = file(&host, &mut guest, false);
@@ -114,8 +104,7 @@ fn client(machine: &Machine) {
     server.lines.wait("192.0.2.12:");
     assert_eq!(guest.pids("jtunnel-client").first(), pids.first());
 
-    let log = guest.sh("cat /var/log/messages");
-    println!("{}", log.replace('\n', &format!("\n{name}: ")));
+    let log = log(name, &mut guest);
     for line in [
         "started: identifier 1f3a...",
         "sending to 192.0.2.1:5886",
@@ -124,16 +113,8 @@ fn client(machine: &Machine) {
         assert!(log.contains(line), "no line with {line:?}");
     }
     assert!(log.contains("Jan  1"), "a clock that was never set");
-    assert!(!log.contains(WORKSHOP) && !log.contains(SERVER_ID));
 
-    guest.sh("kill $(cat /var/run/jtunnel-client.pid)");
-    guest.sh("while pidof jtunnel-client; do sleep 1; done");
-    assert_eq!(
-        guest
-            .try_sh("ls /sys/class/net/tun0 /var/run/jtunnel-client.pid")
-            .1,
-        1
-    );
+    end(&mut guest, "jtunnel-client");
     server.lines.assert_discreet();
 }
 
@@ -150,11 +131,7 @@ fn server(machine: &Machine) {
         .example("rc.local.server", "rc.local");
     let mut guest = Guest::boot(&host, machine, &etc, &[]);
     guest.wait("rc.local: status 0");
-    println!(
-        "{name}: {} MB, Linux {}",
-        machine.memory,
-        guest.sh("uname -r; free | grep Mem:")
-    );
+    describe(machine, &mut guest);
     let pids = guest.pids("jtunneld");
     assert_eq!(pids.len(), 1);
     sleeps(name, &mut guest, &pids, 0);
@@ -168,40 +145,26 @@ fn server(machine: &Machine) {
     wait_until(PATIENCE, "a ping of the server", || {
         ping_works(&host, SERVER.parse().unwrap())
     });
-    let idle = show(name, "idle", &mut guest, &pids);
-    assert!(
-        idle[0].resident <= RESIDENT && idle[0].anonymous <= ANONYMOUS,
-        "{idle:?}"
-    );
+    assert_small(name, &mut guest, &pids);
     let (time, size) = file(&host, &mut guest, false);
     println!("{name}: a file each way in {time:.1} s; sent {size} bytes at a time");
     show(name, "after a file each way", &mut guest, &pids);
-    let log = guest.sh("cat /var/log/messages");
-    println!("{}", log.replace('\n', &format!("\n{name}: ")));
+    let log = log(name, &mut guest);
     assert!(log.contains("client 1f3a... admitted from 192.0.2.1:"));
-    assert!(!log.contains(WORKSHOP) && !log.contains(SERVER_ID));
 
-    guest.sh("kill $(cat /var/run/jtunneld.pid)");
-    guest.sh("while pidof jtunneld; do sleep 1; done");
-    assert_eq!(
-        guest
-            .try_sh("ls /sys/class/net/tun0 /var/run/jtunneld.pid")
-            .1,
-        1
-    );
+    end(&mut guest, "jtunneld");
     client.signal(Signal::SIGTERM);
 }
 
 /// The unit tests, in a machine with more memory: with super-packets, for which qemu's user mode does
 /// not swap bytes.
-fn units(machine: &Machine, target: &str) {
+fn units(machine: &Machine, triple: &str) {
     let host = Host::new("server");
     let etc = host.path("guest-etc");
     Etc(&etc).file("network", "").file("rc.local", "");
     // Something that is there and can't be run.
     Etc(&etc).file("passwd", "");
-    let statics = std::env::var("JTUNNEL_STATIC").unwrap_or_else(|_| "target/static".into());
-    let files = Path::new(&statics).join(target).join("unit-tests");
+    let files = target().join("static").join(triple).join("unit-tests");
     for entry in fs::read_dir(files).unwrap().flatten() {
         fs::copy(entry.path(), etc.join(entry.file_name())).unwrap();
     }
@@ -217,9 +180,35 @@ fn units(machine: &Machine, target: &str) {
     }
 }
 
-fn example(name: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    root.join("man/examples").join(name)
+fn describe(machine: &Machine, guest: &mut Guest) {
+    let (name, memory) = (machine.architecture, machine.memory);
+    let kernel = guest.sh("uname -r; free | grep Mem:");
+    println!("{name}: {memory} MB, Linux {kernel}");
+}
+
+/// Shows the log, which must not tell identifiers.
+fn log(name: &str, guest: &mut Guest) -> String {
+    let log = guest.sh("cat /var/log/messages");
+    println!("{name}: {}", log.replace('\n', &format!("\n{name}: ")));
+    assert!(!log.contains(WORKSHOP) && !log.contains(SERVER_ID));
+    log
+}
+
+/// Ends a program, which must leave nothing behind.
+fn end(guest: &mut Guest, program: &str) {
+    let pid_file = format!("/var/run/{program}.pid");
+    guest.sh(&format!("kill $(cat {pid_file})"));
+    guest.sh(&format!("while pidof {program}; do sleep 1; done"));
+    let (left, status) = guest.try_sh(&format!("ls /sys/class/net/tun0 {pid_file}"));
+    assert_eq!(status, 1, "{left}");
+}
+
+/// Expects processes that are idle to take little memory.
+fn assert_small(name: &str, guest: &mut Guest, pids: &[u32]) {
+    for usage in show(name, "idle", guest, pids) {
+        let small = usage.resident <= RESIDENT && usage.anonymous <= ANONYMOUS;
+        assert!(small, "{usage:?}");
+    }
 }
 
 /// Shows what the processes use.

@@ -2,7 +2,7 @@
 # Runs the whole test suite on the static files of targets, each with an emulated processor on this
 # machine's kernel:
 #
-#     tests/embedded/emulate.sh TARGET...
+#     tests/embedded/emulate.sh [TARGET...]
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -28,6 +28,8 @@ suite() {
 }
 
 cd "$root"
+# shellcheck disable=SC2086 # one word for each target
+[ $# -gt 0 ] || set -- $targets
 for target; do
     skipped="$marked $traced $worded $queued"
     runner=qemu-$(processor_of "$target")-static

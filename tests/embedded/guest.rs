@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::host::Host;
 use support::lines::Lines;
+use support::tree;
 use support::wait::wait_for;
 
 /// For whatever an emulated processor does beside others on a busy machine.
@@ -42,8 +43,7 @@ pub(crate) const MIPS: Machine = Machine {
     console: "ttyS0",
     memory: 16,
 };
-/// 64-bit ARM: a new router. With -icount one instruction takes one nanosecond of the guest's time,
-/// and all runs are alike.
+/// 64-bit ARM: a new router.
 pub(crate) const ARM64: Machine = Machine {
     architecture: "arm64",
     qemu: "qemu-system-aarch64",
@@ -86,8 +86,7 @@ impl Guest {
     /// cable leads to the device tap0 of the host.
     pub(crate) fn boot(host: &Host, machine: &Machine, etc: &Path, options: &[&str]) -> Self {
         let directory = host.path(machine.architecture);
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("embedded/guest.sh");
-        let status = Command::new(script)
+        let status = Command::new(tree::root().join("tests/embedded/guest.sh"))
             .arg(machine.architecture)
             .args([&directory, etc])
             .status()
@@ -269,10 +268,9 @@ impl Etc<'_> {
 
     /// Copies an example of the manual.
     pub(crate) fn example(&self, example: &str, name: &str) -> &Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let path = self.0.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::copy(root.join("man/examples").join(example), path).unwrap();
+        fs::copy(tree::example(example), path).unwrap();
         self
     }
 }

@@ -11,11 +11,12 @@ use std::thread::JoinHandle;
 use support::config::SERVER_ID;
 use support::host::Host;
 use support::traffic::ping_works;
+use support::tree::{example, root};
 use support::tunnel::Server;
 use support::wait::wait_until;
 
 use crate::guest::{ARM64, Etc, Guest};
-use crate::{CLIENT, PATIENCE, SERVER, WORKSHOP, example};
+use crate::{CLIENT, PATIENCE, SERVER, WORKSHOP};
 
 /// Of a stream: blocks of 64 KiB.
 const BLOCKS: u32 = 512;
@@ -46,7 +47,7 @@ pub(crate) fn measure() {
         .file("jtunnel/id", &format!("{WORKSHOP}\n"))
         .file(&format!("jtunnel/servers/{SERVER_ID}"), "")
         .example("client-up", "jtunnel/client-up");
-    compile(&etc.join("count"));
+    compile(&etc.join("perf"));
     let mut guest = Guest::boot(&host, &ARM64, &etc, &["-icount", "shift=0"]);
     guest.wait("rc.local: status 0");
 
@@ -126,7 +127,7 @@ fn count(host: &Host, guest: &mut Guest, upload: bool, events: &str) -> Vec<f64>
         false => format!("dd of=/dev/null bs={BLOCK}"),
     };
     let text = guest.sh(&format!(
-        "/etc/count 'nc {SERVER} {port} -e sh -c \"{work}\" 2>/dev/null' {events} -- {} {}",
+        "/etc/perf 'nc {SERVER} {port} -e sh -c \"{work}\" 2>/dev/null' {events} -- {} {}",
         pids[0], pids[1]
     ));
     end.join().unwrap();
@@ -155,10 +156,9 @@ fn stream(host: &Host, upload: bool) -> (u16, JoinHandle<()>) {
 
 /// Compiles the program that counts, for the guest.
 fn compile(into: &Path) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("embedded");
-    let status = Command::new(directory.join("count.sh"))
+    let status = Command::new(root().join("tests/embedded/perf.sh"))
         .arg(into)
         .status()
         .unwrap();
-    assert!(status.success(), "count.c does not compile");
+    assert!(status.success(), "perf.c does not compile");
 }

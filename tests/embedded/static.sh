@@ -4,7 +4,7 @@
 #
 #     tests/embedded/static.sh [-t] [TARGET...]
 #
-# They come to target/static/TARGET/. The processors without a ready-made standard library (MIPS) are
+# They come to target/static/TARGET/, and a table of their sizes is printed. The processors without a ready-made standard library (MIPS) are
 # the reason for the tools: Debian's rustc comes with the library's source, and zig links with musl
 # for each of them.
 set -eu
@@ -63,4 +63,12 @@ for target; do
         *) cp "$file" "$static/$target/unit-tests" ;;
         esac
     done
+done
+
+echo '| bytes | jtunneld | jtunnel-client |'
+echo '| --- | ---: | ---: |'
+for target; do
+    sizes=$(cd "$static/$target" && stat -c %s jtunneld jtunnel-client)
+    # shellcheck disable=SC2086 # two words
+    printf '| %s | %s | %s |\n' "$target" $sizes
 done

@@ -12,8 +12,10 @@ use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use nix::unistd::Pid;
 use support::host::Host;
 use support::lab::Lab;
+use support::launch::Launch;
 use support::proc;
 use support::traffic::udp;
+use support::tree;
 use support::tunnel::{Client, Server};
 use support::wait::{PATIENCE, wait_until};
 
@@ -52,7 +54,8 @@ struct Bench {
     number: PathBuf,
     server: Server,
     client: Client,
-    up: [UdpSocket; 2],
+    /// In the tunnel, the client's and the server's.
+    ends: [UdpSocket; 2],
     _lab: Lab,
 }
 
@@ -105,25 +108,26 @@ impl Bench {
         let mut client = Client::new(lab.client(), 1)
             .options(options)
             .options(&["-k", "0"]);
+        let emulated = |launch: Launch| launch.under(&runner).from(files);
         match counted {
-            Program::Server => server = server.under(&runner).from(files),
-            Program::Client => client = client.under(&runner).from(files),
+            Program::Server => server = server.with(emulated),
+            Program::Client => client = client.with(emulated),
         }
         let (server, client) = (server.start(), client.start());
         client.wait_up();
         let inner = client.inner;
-        let up = [
+        let ends = [
             udp(lab.client(), (inner.client4(), 0).into()),
             udp(&lab.server, (inner.server4(), 0).into()),
         ];
-        up[0].connect(up[1].local_addr().unwrap()).unwrap();
-        up[1].connect(up[0].local_addr().unwrap()).unwrap();
+        ends[0].connect(ends[1].local_addr().unwrap()).unwrap();
+        ends[1].connect(ends[0].local_addr().unwrap()).unwrap();
         Self {
             counted,
             number,
             server,
             client,
-            up,
+            ends,
             _lab: lab,
         }
     }
@@ -131,8 +135,8 @@ impl Bench {
     /// Instructions for one packet of this many bytes of UDP data.
     fn count(&self, upload: bool, load: Load, len: usize) -> u64 {
         let [from, to] = match upload {
-            true => [&self.up[0], &self.up[1]],
-            false => [&self.up[1], &self.up[0]],
+            true => [&self.ends[0], &self.ends[1]],
+            false => [&self.ends[1], &self.ends[0]],
         };
         // What happens once only, such as a first use of memory, is over then.
         self.carry(from, to, load, len);
@@ -221,7 +225,7 @@ fn processes(parent: Pid) -> Vec<Pid> {
 /// Compiles the plugin that counts.
 pub(crate) fn plugin(host: &Host) -> PathBuf {
     let file = host.path("count.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("size/count.c");
+    let source = tree::root().join("tests/size/plugin.c");
     let status = Command::new("cc")
         .args(["-O2", "-shared", "-fPIC", "-o"])
         .args([&file, &source])

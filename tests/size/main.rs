@@ -22,6 +22,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use support::host::Host;
+use support::tree;
 
 use crate::instructions::Figure;
 
@@ -29,7 +30,7 @@ const PROGRAMS: [&str; 2] = ["jtunneld", "jtunnel-client"];
 /// Those whose instructions are counted.
 const COUNTED: [&str; 2] = ["x86_64-unknown-linux-musl", "mipsel-unknown-linux-musl"];
 /// Where the figures are recorded.
-const RECORD: &str = "size/figures";
+const RECORD: &str = "tests/size/figures";
 /// How much more than recorded is too much, in percent.
 const TOLERANCE: u64 = 5;
 
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     needs(&dynamic, &statics);
     memories(&dynamic, &statics);
     figures.extend(counts(&statics));
-    let record = Path::new(env!("CARGO_MANIFEST_DIR")).join(RECORD);
+    let record = tree::root().join(RECORD);
     if words.iter().any(|word| word == "--record") {
         let lines: String = figures
             .iter()

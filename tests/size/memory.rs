@@ -16,8 +16,12 @@ const IDLE: Duration = Duration::from_secs(50);
 /// Rows of a table: process, resident and anonymous KiB idle and after the load, wake-ups.
 pub(crate) fn rows(files: &Path) -> Vec<String> {
     let lab = Lab::direct();
-    let server = Server::new(&lab.server, [1]).from(files).start();
-    let client = Client::new(lab.client(), 1).from(files).start();
+    let server = Server::new(&lab.server, [1])
+        .with(|launch| launch.from(files))
+        .start();
+    let client = Client::new(lab.client(), 1)
+        .with(|launch| launch.from(files))
+        .start();
     client.wait_up();
     wait_until(PATIENCE, "PROG's end", || {
         proc::children(client.pid()).len() == 1

@@ -105,11 +105,13 @@ impl Site {
         let under = [&support::clock::SETTABLE[..], &[&clock]].concat();
         let hosts = std::iter::once(&lab.server).chain(&lab.clients);
         let loggers = hosts.map(|host| Some(Syslog::start(host))).collect();
-        let server = Server::new(&lab.server, 1..=CLIENTS).under(&under).start();
+        let server = Server::new(&lab.server, 1..=CLIENTS)
+            .with(|launch| launch.under(&under))
+            .start();
         let clients: Vec<Client> = (1..)
             .zip(&lab.clients)
             .map(|(number, host)| {
-                let client = Client::new(host, number).under(&under);
+                let client = Client::new(host, number).with(|launch| launch.under(&under));
                 client.options(&["-k", "1"]).start()
             })
             .collect();

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! lab (server, router, clients)  ->  host  ->  namespace, stale
-//! tunnel (Server, Client)        ->  launch, clock, config, process  ->  programs, lines, wait
+//! tunnel (Server, Client)        ->  launch, clock, config, process  ->  programs, lines, wait, tree
 //! peer, crowd, sniffer, syslog, name_server, relay, traffic, heartbeat, flood  ->  host, wait
 //! ```
 //!
@@ -37,5 +37,6 @@ pub mod sniffer;
 mod stale;
 pub mod syslog;
 pub mod traffic;
+pub mod tree;
 pub mod tunnel;
 pub mod wait;

@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::tree;
+
 /// The directory of the two programs; they are built first unless `JTUNNEL_BIN` names one.
 pub(crate) fn directory() -> &'static Path {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(|| match std::env::var_os("JTUNNEL_BIN") {
-        Some(directory) => std::path::absolute(directory).unwrap(),
+        Some(directory) => tree::root().join(directory),
         None => build(),
     })
 }
 
 fn build() -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let status = Command::new(env!("CARGO"))
         .args([
             "build",
@@ -25,13 +26,12 @@ fn build() -> PathBuf {
             "-p",
             "jtunnel-client",
         ])
-        .current_dir(root)
+        .current_dir(tree::root())
         .status()
         .unwrap();
     assert!(status.success(), "the programs do not build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
     let triple = std::env::var_os("CARGO_BUILD_TARGET").unwrap_or_default();
-    root.join(target).join(triple).join("release")
+    tree::target().join(triple).join("release")
 }
 
 /// The words of an environment variable.
@@ -42,6 +42,10 @@ fn words(variable: &str) -> Vec<String> {
 
 /// A command that runs one of the programs, without options.
 pub fn command(program: &str) -> Command {
+    if std::env::var_os("JTUNNEL_NATIVE").is_some_and(|native| native == program) {
+        static NATIVE: OnceLock<PathBuf> = OnceLock::new();
+        return Command::new(NATIVE.get_or_init(build).join(program));
+    }
     let path = directory().join(program);
     match words("JTUNNEL_RUNNER").split_first() {
         None => Command::new(path),

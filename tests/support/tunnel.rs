@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
@@ -110,17 +110,10 @@ impl Server {
         self
     }
 
-    /// Puts another command in front of it.
+    /// Changes the command line.
     #[must_use]
-    pub fn under(mut self, words: &[&str]) -> Self {
-        self.launch = self.launch.under(words);
-        self
-    }
-
-    /// Takes the program from a directory.
-    #[must_use]
-    pub fn from(mut self, directory: &Path) -> Self {
-        self.launch = self.launch.from(directory);
+    pub fn with(mut self, change: impl FnOnce(Launch) -> Launch) -> Self {
+        self.launch = change(self.launch);
         self
     }
 
@@ -218,17 +211,10 @@ impl Client {
         self
     }
 
-    /// Puts another command in front of it.
+    /// Changes the command line.
     #[must_use]
-    pub fn under(mut self, words: &[&str]) -> Self {
-        self.launch = self.launch.under(words);
-        self
-    }
-
-    /// Takes the program from a directory.
-    #[must_use]
-    pub fn from(mut self, directory: &Path) -> Self {
-        self.launch = self.launch.from(directory);
+    pub fn with(mut self, change: impl FnOnce(Launch) -> Launch) -> Self {
+        self.launch = change(self.launch);
         self
     }
 

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Compiles count.c for the arm64 guest:
+# Compiles perf.c for the arm64 guest:
 #
-#     tests/embedded/count.sh FILE
+#     tests/embedded/perf.sh FILE
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/tests/embedded/common.sh"
 
 "$(zig_tools)/bin/python-zig" cc -target aarch64-linux-musl -static -s -O2 -Wall -Wextra -Werror \
-    -o "$1" "$root/tests/embedded/count.c"
+    -o "$1" "$root/tests/embedded/perf.c"

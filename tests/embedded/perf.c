@@ -1,7 +1,7 @@
 /*
  * Counts what happens in processes while a command runs:
  *
- *     count COMMAND EVENT... -- PID...
+ *     perf COMMAND EVENT... -- PID...
  *
  * An event is TYPE:CONFIG:WHERE: the first two as for perf_event_open(2), and where it is to be
  * counted, u for user space or k for the kernel. Prints a line for each, the sum of all processes.

@@ -2,7 +2,7 @@
  * A plugin for qemu's user mode: counts the instructions that a program and its children execute, in
  * the first 8 bytes of a file that is mapped by them all.
  *
- *     cc -O2 -shared -fPIC -o count.so count.c; qemu-mipsel -plugin count.so,into=FILE PROGRAM
+ *     cc -O2 -shared -fPIC -o plugin.so plugin.c; qemu-mipsel -plugin plugin.so,into=FILE PROGRAM
  *
  * qemu counts when it enters a block of instructions. Without a lock, so it is exact while one of the
  * processes runs at a time. The declarations are those of qemu-plugin.h (qemu 7.2, version 1 of the
