@@ -67,17 +67,17 @@ fn an_idle_client_wakes_for_keepalives_only() {
         let _server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
         let client = Client::new(lab.client(), 1)
             .options(&["-k", interval])
-            .start_with(&["/bin/true"]);
-        wait_until(PATIENCE, "the sender", || {
-            proc::twins(client.pid()).len() == 1
-        });
+            .start_with(&["/usr/bin/touch", "ran"]);
         if interval != "0" {
             client.lines.wait("answers from");
         }
-        wait_until(PATIENCE, "PROG's end", || {
-            proc::children(client.pid()).len() == 1
+        // PROG is a twin of its parent until it becomes itself.
+        wait_until(PATIENCE, "PROG", || client.host.path("ran").exists());
+        let sender = wait_for(PATIENCE, "the sender and no PROG", || {
+            let twins = proc::twins(client.pid());
+            (proc::children(client.pid()) == twins).then(|| twins.first().copied())?
         });
-        let pids = [client.pid(), proc::twins(client.pid())[0]];
+        let pids = [client.pid(), sender];
         wait_until(PATIENCE, "the sender's sleep", || {
             sleeps_within(&pids[1..], Duration::from_millis(200)) == [0]
         });
