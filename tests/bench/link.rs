@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::Command;
 
+use nix::unistd::Pid;
+use support::config::{Config, SERVER_ID, client_id};
 use support::host::Host;
 use support::lab::{Lab, SERVER4};
+use support::launch::Launch;
 use support::proc;
 use support::process::Process;
 use support::traffic::ping_works;
-use support::tunnel::{Client, Server};
+use support::tunnel::{Client, Inner, Server, client_prog, server_prog};
 use support::wait::wait_until;
 
 use crate::measure::End;
@@ -109,7 +113,6 @@ pub(crate) struct Link {
     pub(crate) server: End,
     pub(crate) client: End,
     _processes: Vec<Process>,
-    _ours: Option<(Client, Server)>,
 }
 
 impl Link {
@@ -151,7 +154,6 @@ impl Link {
             server: end(&lab.server, 0),
             client: end(lab.client(), 1),
             _processes: processes,
-            _ours: None,
         }
     }
 }
@@ -180,26 +182,50 @@ fn path(host: &Host, name: &str) -> String {
     host.path(name).to_string_lossy().into_owned()
 }
 
+/// Both programs in the background, as /etc/rc.local starts them.
 fn ours(lab: &Lab, options: &[&str]) -> Link {
-    let server = Server::new(&lab.server, [1]).options(options).start();
-    let client = Client::new(lab.client(), 1).options(options).start();
-    client.wait_up();
-    let mut senders = proc::children(client.pid());
-    senders.push(client.pid());
+    let (server, client, inner) = (&lab.server, lab.client(), Inner(1));
+    let config = Config::server(server, "jtunnel", SERVER_ID);
+    config.authorise(&client_id(inner.0));
+    let launch = Launch::server(server).options(options);
+    let server = background(server, &config, launch, server_prog(server, "up", ""));
+    let config = Config::client(client, "jtunnel", &client_id(inner.0));
+    config.authorise(SERVER_ID);
+    let launch = Launch::client(client)
+        .options(options)
+        .operands([SERVER4, "5886"]);
+    let prog = client_prog(client, "up", inner.0, "");
+    let client = background(client, &config, launch, prog);
+    wait_until(PATIENCE, "a ping through jtunnel", || {
+        ping_works(lab.client(), inner.server4())
+    });
+    let mut pair = proc::twins(client);
+    pair.push(client);
     Link {
         server: End {
             host: lab.server.clone(),
-            address: client.inner.server4(),
-            processes: vec![server.pid()],
+            address: inner.server4(),
+            processes: vec![server],
         },
         client: End {
             host: lab.client().clone(),
-            address: client.inner.client4(),
-            processes: senders,
+            address: inner.client4(),
+            processes: pair,
         },
         _processes: Vec::new(),
-        _ours: Some((client, server)),
     }
+}
+
+/// Starts a daemon, and returns its process. It ends with its host.
+fn background(host: &Host, config: &Config, launch: Launch, prog: PathBuf) -> Pid {
+    let pid_file = host.path("pid");
+    let launch = launch
+        .options(["-d".as_ref(), config.path.as_os_str()])
+        .options(["-P".as_ref(), pid_file.as_os_str()])
+        .operands([prog]);
+    assert!(launch.output().status.success());
+    let pid = fs::read_to_string(pid_file).unwrap();
+    Pid::from_raw(pid.trim().parse().unwrap())
 }
 
 fn vxlan(lab: &Lab) -> Link {
