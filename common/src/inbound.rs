@@ -45,10 +45,16 @@ impl Inbound {
         result
     }
 
+    /// Whether nothing has gathered.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.coalescer.packets().is_empty()
+    }
+
     /// Writes what has gathered.
     #[inline]
     pub fn flush(&mut self, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
-        if self.coalescer.packets().is_empty() {
+        if self.is_empty() {
             return Ok(());
         }
         let result = self.write(tun, buffer, tally);

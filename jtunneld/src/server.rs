@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::alone::Alone;
 use common::authorized::Authorized;
@@ -190,23 +190,21 @@ impl Program for Server {
             address.map_or_else(|e| reason(&e), |a| a.to_string()),
             self.authorized.count()
         ));
-        let mut now = Instant::now();
         loop {
-            let ready = self.wait(self.next_deadline(), now);
-            now = Instant::now();
+            let ready = self.wait(self.next_deadline());
             if ready.signals
-                && let Some(signal) = self.on_signals(now)
+                && let Some(signal) = self.on_signals()
             {
                 log::info(format_args!("stopping: signal {}", &signal.as_str()[3..]));
-                return self.stop(now);
+                return self.stop();
             }
             if ready.tuns {
-                self.drain_tuns(now);
+                self.drain_tuns();
             }
             if ready.socket {
-                self.drain_socket(now);
+                self.drain_socket();
             }
-            self.on_deadlines(now);
+            self.on_deadlines();
         }
     }
 }
@@ -225,7 +223,7 @@ impl Server {
     }
 
     /// The one place where the server sleeps.
-    fn wait(&self, deadline: Option<Instant>, now: Instant) -> Ready {
+    fn wait(&self, deadline: Option<Instant>) -> Ready {
         let mut set = FdSet::new();
         let (wake, socket, tuns) = (self.wake.as_fd(), self.socket.as_fd(), self.tuns.0.as_fd());
         set.insert(wake);
@@ -235,7 +233,7 @@ impl Server {
             .as_raw_fd()
             .max(socket.as_raw_fd())
             .max(tuns.as_raw_fd());
-        let mut timeout = deadline.map(|at| time_val(at.saturating_duration_since(now)));
+        let mut timeout = deadline.map(time_until);
         match select(highest + 1, &mut set, None, None, &mut timeout) {
             Ok(_) => Ready {
                 signals: set.contains(wake),
@@ -247,9 +245,13 @@ impl Server {
         }
     }
 
+    /// Nothing to do on time is the rule: then there is no wake-up at all, nor a look at the clock.
+    fn is_at_rest(&self) -> bool {
+        self.starts.is_empty() && self.report.is_none() && self.closing.is_empty()
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
-        // Nothing to do on time is the rule; then there is no wake-up at all.
-        if self.starts.is_empty() && self.report.is_none() && self.closing.is_empty() {
+        if self.is_at_rest() {
             return None;
         }
         let start = (!self.starts.is_empty()).then_some(self.next_start);
@@ -262,7 +264,11 @@ impl Server {
         [start, report, closing].into_iter().flatten().min()
     }
 
-    fn on_deadlines(&mut self, now: Instant) {
+    fn on_deadlines(&mut self) {
+        if self.is_at_rest() {
+            return;
+        }
+        let now = Instant::now();
         if !self.starts.is_empty() && now >= self.next_start {
             self.start_next(now);
         }
@@ -283,7 +289,7 @@ impl Server {
     }
 
     /// Returns the signal that ends the program, if that is what came.
-    fn on_signals(&mut self, now: Instant) -> Option<Signal> {
+    fn on_signals(&mut self) -> Option<Signal> {
         let mut bytes = [0; 64];
         while read(&self.wake, &mut bytes).is_ok_and(|n| n == bytes.len()) {}
         let signals = sys::take_signals();
@@ -291,10 +297,10 @@ impl Server {
             self.reap();
         }
         if signals.contains(Signal::SIGHUP) {
-            self.rescan(now);
+            self.rescan();
         }
         if signals.contains(Signal::SIGUSR1) {
-            self.report = Some(Report::new(&self.clients, now));
+            self.report = Some(Report::new(&self.clients, Instant::now()));
         }
         [Signal::SIGTERM, Signal::SIGINT]
             .into_iter()
@@ -314,8 +320,9 @@ fn raise_descriptor_limit() -> Result<u64> {
 }
 
 /// Rounded up, so that the deadline has come when select() returns.
-fn time_val(duration: Duration) -> TimeVal {
-    let micros = duration.as_nanos().div_ceil(1000);
+fn time_until(deadline: Instant) -> TimeVal {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let micros = left.as_nanos().div_ceil(1000);
     TimeVal::new(
         (micros / 1_000_000).try_into().unwrap_or(1),
         (micros % 1_000_000).try_into().unwrap_or(0),

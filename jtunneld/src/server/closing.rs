@@ -8,7 +8,7 @@ use common::{log, sys};
 use nix::sys::select::{FdSet, select};
 use nix::unistd::Pid;
 
-use super::{Server, time_val};
+use super::{Server, time_until};
 use crate::clients::{Prog, Slot};
 use crate::closer;
 
@@ -19,8 +19,8 @@ const LAST_CLEAN_UP: Duration = Duration::from_secs(1);
 
 impl Server {
     /// Re-reads authorisation and forgets every client that is gone from the directory.
-    pub(super) fn rescan(&mut self, now: Instant) {
-        for finding in self.authorized.reload(now) {
+    pub(super) fn rescan(&mut self) {
+        for finding in self.authorized.reload(Instant::now()) {
             log::warning(format_args!("{finding}"));
         }
         let (clients, authorized) = (&mut self.clients, &self.authorized);
@@ -30,7 +30,7 @@ impl Server {
             .map(|(slot, _)| slot)
             .collect();
         for slot in gone {
-            self.forget(slot, now);
+            self.forget(slot);
         }
         log::info(format_args!(
             "authorised clients: {}",
@@ -38,16 +38,16 @@ impl Server {
         ));
     }
 
-    pub(super) fn device_gone(&mut self, slot: Slot, now: Instant) {
+    pub(super) fn device_gone(&mut self, slot: Slot) {
         if let Some(client) = self.clients.get(slot).filter(|c| c.closing.is_none()) {
             let (id, name) = (client.id, client.tun.name());
             log::warning(format_args!("client {id}: device {name} is gone"));
         }
-        self.forget(slot, now);
+        self.forget(slot);
     }
 
     /// Asks PROG to clean up. The device is closed when that has ended, or after a while.
-    fn forget(&mut self, slot: Slot, now: Instant) {
+    fn forget(&mut self, slot: Slot) {
         let Some(client) = self.clients.get(slot).filter(|c| c.closing.is_none()) else {
             return;
         };
@@ -56,7 +56,7 @@ impl Server {
         if let Prog::Running(pid) = client.prog {
             hook::terminate(pid);
         }
-        client.closing = Some(now + CLEAN_UP);
+        client.closing = Some(Instant::now() + CLEAN_UP);
         self.closing.push(slot);
     }
 
@@ -82,19 +82,18 @@ impl Server {
     }
 
     /// Gives every PROG that still runs a moment to clean up while its device is there.
-    pub(super) fn stop(&mut self, now: Instant) {
+    pub(super) fn stop(&mut self) {
         for pid in self.running() {
             hook::terminate(pid);
         }
+        let end = Instant::now() + LAST_CLEAN_UP;
         for (_, client) in self.clients.iter() {
-            client.closing = Some(now);
+            client.closing = Some(end);
         }
-        let end = now + LAST_CLEAN_UP;
-        let mut now = now;
-        while now < end && !self.running().is_empty() {
+        while Instant::now() < end && !self.running().is_empty() {
             let mut set = FdSet::new();
             set.insert(self.wake.as_fd());
-            let mut timeout = time_val(end.saturating_duration_since(now));
+            let mut timeout = time_until(end);
             if select(
                 self.wake.as_raw_fd() + 1,
                 &mut set,
@@ -104,9 +103,8 @@ impl Server {
             )
             .is_ok_and(|n| n > 0)
             {
-                let _ = self.on_signals(now);
+                let _ = self.on_signals();
             }
-            now = Instant::now();
         }
         closer::delete_together(self.clients.iter().map(|(_, client)| &client.tun));
     }

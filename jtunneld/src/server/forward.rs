@@ -26,16 +26,16 @@ pub(super) const MAX_READY: usize = 64;
 impl Server {
     // Out: tun -> segments -> encapsulate -> endpoint.
 
-    pub(super) fn drain_tuns(&mut self, now: Instant) {
+    pub(super) fn drain_tuns(&mut self) {
         let count = self.tuns.wait(&mut self.ready, EpollTimeout::ZERO);
         for n in 0..count.unwrap_or(0) {
             if let Ok(slot) = Slot::try_from(self.ready[n].data()) {
-                self.drain_tun(slot, now);
+                self.drain_tun(slot);
             }
         }
     }
 
-    fn drain_tun(&mut self, slot: Slot, now: Instant) {
+    fn drain_tun(&mut self, slot: Slot) {
         let Some(client) = self.clients.get(slot) else {
             return;
         };
@@ -45,16 +45,16 @@ impl Server {
             tally: &mut client.sent,
         };
         let result = self.outbound.carry(&client.tun, &mut exit);
-        log_trouble(&mut self.throttles, client, now);
+        log_trouble(&mut self.throttles, client);
         if result == Err(Trouble::Gone) {
-            self.device_gone(slot, now);
+            self.device_gone(slot);
         }
     }
 
     // In: socket -> decapsulate -> authorised? -> roam -> super-packet -> tun.
 
-    pub(super) fn drain_socket(&mut self, now: Instant) {
-        let mut bytes = 0;
+    pub(super) fn drain_socket(&mut self) {
+        let (now, mut bytes) = (Instant::now(), 0);
         for n in 0..MAX_RECEIVES {
             match self.socket.receive(&mut self.datagrams) {
                 Ok(()) => {
@@ -101,7 +101,7 @@ impl Server {
                 continue;
             };
             if let Some(other) = open.take_if(|open| *open != slot) {
-                self.flush(other, std::mem::replace(&mut result, Ok(())), now);
+                self.flush(other, std::mem::replace(&mut result, Ok(())));
             }
             let Some(client) = self.clients.get(slot) else {
                 continue;
@@ -125,29 +125,32 @@ impl Server {
                 Payload::Keepalive(counter) if client.is_answer_due(now) => {
                     let answer = packet::answer(self.id, counter);
                     if let Err(error) = self.socket.send(&answer, &client.target) {
-                        log_lost(&mut self.throttles.send, error, client, now);
+                        log_lost(&mut self.throttles.send, error, client);
                     }
                 }
                 Payload::Keepalive(_) | Payload::Alive | Payload::Answer(_) | Payload::Other => {}
             }
         }
         if let Some(slot) = open {
-            self.flush(slot, result, now);
+            self.flush(slot, result);
         }
     }
 
     /// Writes the packets that have gathered for this client, after those that did not gather.
-    fn flush(&mut self, slot: Slot, before: Result<(), Trouble>, now: Instant) {
+    fn flush(&mut self, slot: Slot, before: Result<(), Trouble>) {
+        if before.is_ok() && self.inbound.is_empty() {
+            return;
+        }
         let Some(client) = self.clients.get(slot) else {
             return;
         };
         let (tun, tally) = (&client.tun, &mut client.received);
         let result = before.and(self.inbound.flush(tun, &self.datagrams.data, tally));
         if let Some(error) = tally.gave_up.take() {
-            log_gave_up(&mut self.throttles.gave_up, error, client.id, now);
+            log_gave_up(&mut self.throttles.gave_up, error, client.id);
         }
         if result == Err(Trouble::Gone) {
-            self.device_gone(slot, now);
+            self.device_gone(slot);
         }
     }
 }
@@ -166,10 +169,10 @@ fn roam(client: &mut Client, datagrams: &Datagrams, socket: &Socket, now: Instan
     }
 }
 
-fn log_trouble(throttles: &mut Throttles, client: &mut Client, now: Instant) {
+fn log_trouble(throttles: &mut Throttles, client: &mut Client) {
     let id = client.id;
     if take(&mut client.sent.looped)
-        && let Some(held_back) = throttles.looped.pass(now)
+        && let Some(held_back) = throttles.looped.pass(Instant::now())
     {
         log::warning(format_args!(
             "client {id}: dropped a packet for its own address and port: the tunnel is routed \
@@ -177,15 +180,15 @@ fn log_trouble(throttles: &mut Throttles, client: &mut Client, now: Instant) {
         ));
     }
     if let Some(error) = client.sent.gave_up.take() {
-        log_gave_up(&mut throttles.gave_up, error, id, now);
+        log_gave_up(&mut throttles.gave_up, error, id);
     }
     if let Some(error) = client.sent.error.take() {
-        log_lost(&mut throttles.send, error, client, now);
+        log_lost(&mut throttles.send, error, client);
     }
 }
 
-fn log_gave_up(throttle: &mut Throttle, error: Errno, id: PeerId, now: Instant) {
-    if let Some(held_back) = throttle.pass(now) {
+fn log_gave_up(throttle: &mut Throttle, error: Errno, id: PeerId) {
+    if let Some(held_back) = throttle.pass(Instant::now()) {
         let reason = reason(&error.into());
         log::info(format_args!(
             "client {id}: packets go one by one, many at once were refused: {reason}{held_back}"
@@ -195,9 +198,9 @@ fn log_gave_up(throttle: &mut Throttle, error: Errno, id: PeerId, now: Instant) 
 
 /// A packet is lost and the next one may pass: a line now and then, and on. A buffer that is full
 /// is what a busy link has; the counters tell.
-fn log_lost(throttle: &mut Throttle, error: Errno, client: &Client, now: Instant) {
+fn log_lost(throttle: &mut Throttle, error: Errno, client: &Client) {
     if !is_nothing(error)
-        && let Some(held_back) = throttle.pass(now)
+        && let Some(held_back) = throttle.pass(Instant::now())
     {
         let (to, reason) = (client.target.address(), reason(&error.into()));
         log::warning(format_args!("unable to send to {to}: {reason}{held_back}"));
