@@ -4,9 +4,9 @@
 #
 #     tests/embedded/static.sh [-t] [TARGET...]
 #
-# They come to target/static/TARGET/, and a table of their sizes is printed. The processors without a ready-made standard library (MIPS) are
-# the reason for the tools: Debian's rustc comes with the library's source, and zig links with musl
-# for each of them.
+# They come to target/static/TARGET/, and a table of their sizes is printed. The processors without
+# a ready-made standard library (MIPS) are the reason for the tools: Debian's rustc comes with the
+# library's source, and zig links with musl for each of them.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)

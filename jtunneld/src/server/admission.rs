@@ -24,6 +24,7 @@ const RESERVED_DESCRIPTORS: u64 = 16;
 
 impl Server {
     /// The slot of a new client that sent this, if the client is authorised.
+    #[cold]
     pub(super) fn admit(&mut self, id: PeerId, now: Instant) -> Option<Slot> {
         if !self.is_authorized(id, now) {
             self.discards.unknown += 1;

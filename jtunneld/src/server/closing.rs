@@ -38,6 +38,7 @@ impl Server {
         ));
     }
 
+    #[cold]
     pub(super) fn device_gone(&mut self, slot: Slot) {
         if let Some(client) = self.clients.get(slot).filter(|c| c.closing.is_none()) {
             let (id, name) = (client.id, client.tun.name());

@@ -131,16 +131,15 @@ impl Server {
                 Payload::Keepalive(_) | Payload::Alive | Payload::Answer(_) | Payload::Other => {}
             }
         }
-        if let Some(slot) = open {
+        if let Some(slot) = open
+            && (result.is_err() || !self.inbound.is_empty())
+        {
             self.flush(slot, result);
         }
     }
 
     /// Writes the packets that have gathered for this client, after those that did not gather.
     fn flush(&mut self, slot: Slot, before: Result<(), Trouble>) {
-        if before.is_ok() && self.inbound.is_empty() {
-            return;
-        }
         let Some(client) = self.clients.get(slot) else {
             return;
         };
@@ -156,6 +155,7 @@ impl Server {
 }
 
 /// Follows a client to the address that its last packet came from, address and port together.
+#[cold]
 fn roam(client: &mut Client, datagrams: &Datagrams, socket: &Socket, now: Instant) {
     let (from, to) = (client.target.address(), datagrams.from.decode());
     client.target = socket.target(to, datagrams.source);
@@ -187,6 +187,7 @@ fn log_trouble(throttles: &mut Throttles, client: &mut Client) {
     }
 }
 
+#[cold]
 fn log_gave_up(throttle: &mut Throttle, error: Errno, id: PeerId) {
     if let Some(held_back) = throttle.pass(Instant::now()) {
         let reason = reason(&error.into());
@@ -198,6 +199,7 @@ fn log_gave_up(throttle: &mut Throttle, error: Errno, id: PeerId) {
 
 /// A packet is lost and the next one may pass: a line now and then, and on. A buffer that is full
 /// is what a busy link has; the counters tell.
+#[cold]
 fn log_lost(throttle: &mut Throttle, error: Errno, client: &Client) {
     if !is_nothing(error)
         && let Some(held_back) = throttle.pass(Instant::now())
