@@ -113,6 +113,7 @@ fn client(machine: &Machine) {
         assert!(log.contains(line), "no line with {line:?}");
     }
     assert!(log.contains("Jan  1"), "a clock that was never set");
+    assert!(!log.contains("one by one"), "segments were refused");
 
     end(&mut guest, "jtunnel-client");
     server.lines.assert_discreet();

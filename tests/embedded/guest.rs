@@ -27,11 +27,12 @@ pub(crate) struct Machine {
     pub(crate) memory: u32,
 }
 
-/// Little-endian MIPS: an old router.
+/// Little-endian MIPS: an old router. Its network device finishes checksums, as those of routers do:
+/// without that the kernel takes no segments.
 pub(crate) const MIPSEL: Machine = Machine {
     architecture: "mipsel",
     qemu: "qemu-system-mipsel",
-    options: "-M malta -cpu 24Kf -device pcnet,netdev=n0,romfile=",
+    options: "-M malta -cpu 24Kf -device e1000,netdev=n0,romfile=",
     console: "ttyS0",
     memory: 48,
 };
@@ -39,7 +40,7 @@ pub(crate) const MIPSEL: Machine = Machine {
 pub(crate) const MIPS: Machine = Machine {
     architecture: "mips",
     qemu: "qemu-system-mips",
-    options: "-M malta -cpu 24Kf -device pcnet,netdev=n0,romfile=",
+    options: "-M malta -cpu 24Kf -device e1000,netdev=n0,romfile=",
     console: "ttyS0",
     memory: 16,
 };
@@ -236,7 +237,8 @@ impl Etc<'_> {
     pub(crate) fn network(&self) -> &Self {
         self.file(
             "network",
-            "ip addr add 192.0.2.11/24 dev eth0\nip link set eth0 up\n",
+            "ip addr add 192.0.2.11/24 dev eth0\nip link set eth0 up\n\
+             until grep -q 1 /sys/class/net/eth0/carrier; do sleep 0.1; done\n",
         )
     }
 

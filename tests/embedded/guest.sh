@@ -15,7 +15,7 @@ architecture=$1 directory=$2 etc=$3
 network=virtio_net
 case $architecture in
 mips) target=mips-unknown-linux-musl kernel='' ;;
-mipsel) target=mipsel-unknown-linux-musl kernel=linux-image-4kc-malta network=pcnet32 ;;
+mipsel) target=mipsel-unknown-linux-musl kernel=linux-image-4kc-malta network=e1000 ;;
 arm64) target=aarch64-unknown-linux-musl kernel=linux-image-cloud-arm64 network="virtio_mmio $network" ;;
 amd64) target=x86_64-unknown-linux-musl kernel=linux-image-cloud-amd64 network="virtio_pci $network" ;;
 *)
@@ -51,8 +51,7 @@ if [ -n "$kernel" ]; then
     [ -e "$unpacked/complete" ] || fetch
     flock -u 9
 else
-    "$root/tests/embedded/kernel.sh"
-    unpacked=$cache/mips
+    unpacked=$("$root/tests/embedded/kernel.sh")
 fi
 
 initramfs=$directory/root
