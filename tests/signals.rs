@@ -7,7 +7,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use support::config::{Config, SERVER_ID, client_id, shown};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
@@ -28,25 +27,6 @@ fn assert_clean(host: &Host) {
     assert_eq!(host.tuns(), Vec::<String>::new(), "devices are left");
 }
 
-/// Waits for a pid file and returns the pid.
-fn pid_in(path: &Path) -> Pid {
-    wait_for(PATIENCE, "a pid file", || {
-        let text = fs::read_to_string(path).ok()?;
-        text.trim().parse().ok().map(Pid::from_raw)
-    })
-}
-
-/// Makes a program go to the background; returns its pid once the parent has ended with 0.
-fn in_background(launch: &Launch, pid_file: &Path) -> Pid {
-    let output = launch.output();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!((output.status.code(), &*said), (Some(0), ""));
-    assert!(output.stdout.is_empty());
-    let text = fs::read_to_string(pid_file).expect("written before the parent ends");
-    assert!(text.ends_with('\n'), "{text:?}");
-    pid_in(pid_file)
-}
-
 #[test]
 #[ignore = "needs root"]
 fn as_daemons_both_leave_the_terminal_and_end_clean() {
@@ -59,22 +39,14 @@ fn as_daemons_both_leave_the_terminal_and_end_clean() {
     server_prog(server_host, "server-up", "");
     client_prog(client_host, "client-up", 1, "");
     let server = Launch::server(server_host)
-        .options(["-d", "server", "-P", "server.pid"])
+        .options(["-d", "server"])
         .operands(["./server-up"]);
     let client = Launch::client(client_host)
-        .options(["-d", "client", "-P", "client.pid", "-k", "1"])
+        .options(["-d", "client", "-k", "1"])
         .operands([SERVER4, "5886", "./client-up"]);
     let daemons = [
-        (
-            server_host,
-            in_background(&server, &server_host.path("server.pid")),
-            "server.pid",
-        ),
-        (
-            client_host,
-            in_background(&client, &client_host.path("client.pid")),
-            "client.pid",
-        ),
+        (server_host, server.background("server.pid"), "server.pid"),
+        (client_host, client.background("client.pid"), "client.pid"),
     ];
     wait_until(PATIENCE, "a ping", || {
         ping_works(client_host, Inner(1).server4())

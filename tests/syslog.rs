@@ -13,7 +13,6 @@ use support::config::{SERVER_ID, client_id};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
 use support::lab::{Lab, SERVER4};
-use support::launch::Launch;
 use support::lines::Lines;
 use support::peer::Peer;
 use support::proc;
@@ -25,25 +24,11 @@ use support::wait::{PATIENCE, wait_for, wait_until};
 
 const TO: (&str, u16) = (SERVER4, 5886);
 
-/// Starts a command in the background with a pid file; returns its pid.
-fn background(host: &Host, launch: &Launch, pid_file: &str) -> Pid {
-    let path = host.path(pid_file);
-    let output = launch
-        .clone()
-        .options(["-P".as_ref(), path.as_os_str()])
-        .output();
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    Pid::from_raw(fs::read_to_string(path).unwrap().trim().parse().unwrap())
-}
-
 fn server_in_background(host: &Host) -> (Server, Pid) {
     let server = Server::new(host, [1, 2]);
     let prog = server_prog(host, "up", "");
-    let pid = background(
-        host,
-        &server.launch().clone().operands([prog]),
-        "server.pid",
-    );
+    let launch = server.launch().clone().operands([prog]);
+    let pid = launch.background("server.pid");
     (server, pid)
 }
 
@@ -71,7 +56,7 @@ fn lines_have_the_form_that_syslogd_expects() {
     let prog = client_prog(lab.client(), "up", 1, "exit 9");
     let launch = client.launch().clone().options(["-k", "1"]);
     let launch = launch.operands([SERVER4, "5886"]).operands([prog]);
-    let client = background(lab.client(), &launch, "client.pid");
+    let client = launch.background("client.pid");
     wait_until(PATIENCE, "a ping", || {
         ping_works(lab.client(), Inner(1).server4())
     });

@@ -2,18 +2,14 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::process::Command;
 
-use nix::unistd::Pid;
-use support::config::{Config, SERVER_ID, client_id};
 use support::host::Host;
 use support::lab::{Lab, SERVER4};
-use support::launch::Launch;
 use support::proc;
 use support::process::Process;
 use support::traffic::ping_works;
-use support::tunnel::{Client, Inner, Server, client_prog, server_prog};
+use support::tunnel::{Client, Server, client_prog, server_prog};
 use support::wait::wait_until;
 
 use crate::measure::End;
@@ -184,48 +180,29 @@ fn path(host: &Host, name: &str) -> String {
 
 /// Both programs in the background, as /etc/rc.local starts them.
 fn ours(lab: &Lab, options: &[&str]) -> Link {
-    let (server, client, inner) = (&lab.server, lab.client(), Inner(1));
-    let config = Config::server(server, "jtunnel", SERVER_ID);
-    config.authorise(&client_id(inner.0));
-    let launch = Launch::server(server).options(options);
-    let server = background(server, &config, launch, server_prog(server, "up", ""));
-    let config = Config::client(client, "jtunnel", &client_id(inner.0));
-    config.authorise(SERVER_ID);
-    let launch = Launch::client(client)
-        .options(options)
-        .operands([SERVER4, "5886"]);
-    let prog = client_prog(client, "up", inner.0, "");
-    let client = background(client, &config, launch, prog);
-    wait_until(PATIENCE, "a ping through jtunnel", || {
-        ping_works(lab.client(), inner.server4())
-    });
-    let mut pair = proc::twins(client);
-    pair.push(client);
+    let server = Server::new(&lab.server, [1]).options(options);
+    let prog = server_prog(&lab.server, "server-up", "");
+    let jtunneld = server.launch().clone().operands([prog]).background("pid");
+    let client = Client::new(lab.client(), 1).options(options);
+    let prog = client_prog(lab.client(), "client-up", 1, "");
+    let launch = client.launch().clone().operands([SERVER4, "5886"]);
+    let parent = launch.operands([prog]).background("pid");
+    client.wait_up();
+    let mut pair = proc::twins(parent);
+    pair.push(parent);
     Link {
         server: End {
             host: lab.server.clone(),
-            address: inner.server4(),
-            processes: vec![server],
+            address: client.inner.server4(),
+            processes: vec![jtunneld],
         },
         client: End {
             host: lab.client().clone(),
-            address: inner.client4(),
+            address: client.inner.client4(),
             processes: pair,
         },
         _processes: Vec::new(),
     }
-}
-
-/// Starts a daemon, and returns its process. It ends with its host.
-fn background(host: &Host, config: &Config, launch: Launch, prog: PathBuf) -> Pid {
-    let pid_file = host.path("pid");
-    let launch = launch
-        .options(["-d".as_ref(), config.path.as_os_str()])
-        .options(["-P".as_ref(), pid_file.as_os_str()])
-        .operands([prog]);
-    assert!(launch.output().status.success());
-    let pid = fs::read_to_string(pid_file).unwrap();
-    Pid::from_raw(pid.trim().parse().unwrap())
 }
 
 fn vxlan(lab: &Lab) -> Link {

@@ -1,8 +1,11 @@
 //! A command line of one of the programs, put together and run.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use nix::unistd::Pid;
 
 use crate::host::Host;
 use crate::process::Process;
@@ -99,6 +102,20 @@ impl Launch {
     /// Runs it to its end, with nothing added.
     pub fn output(&self) -> Output {
         self.host.output(self.command())
+    }
+
+    /// Makes it go to the background, without a word, and returns its process once its parent has
+    /// ended. The name of the pid file is one on the host, which ends the process when it goes.
+    #[track_caller]
+    pub fn background(&self, pid_file: &str) -> Pid {
+        let output = self.clone().options(["-P", pid_file]).output();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), &*said), (Some(0), ""));
+        assert!(output.stdout.is_empty());
+        let text = fs::read_to_string(self.host.path(pid_file));
+        let text = text.expect("written before the parent ends");
+        let pid = text.strip_suffix('\n').expect("a line");
+        Pid::from_raw(pid.parse().unwrap())
     }
 
     /// Starts it in the foreground.
