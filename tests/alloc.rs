@@ -6,11 +6,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::os::fd::AsFd;
 
+use common::datagrams::Datagrams;
 use common::id::PeerId;
 use common::inbound::Inbound;
 use common::outbound::{Exit, Outbound};
 use common::packet::{self, MAX_DATAGRAM, Payload};
-use common::socket::{Bind, Datagrams, Socket, Target};
+use common::socket::{Bind, Socket, Target};
 use common::tally::Tally;
 use common::tun::{Mode, Tun};
 use nix::poll::{PollFd, PollFlags, poll};

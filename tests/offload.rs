@@ -319,6 +319,67 @@ fn datagrams_of_equal_and_mixed_sizes_that_wait_together() {
 
 #[test]
 #[ignore = "needs root"]
+fn super_packets_share_calls_and_become_whole_again() {
+    // Of such datagrams 47 make a super-packet, and 45 leave in one call.
+    const SIZE: usize = 1392;
+    const WHOLE: usize = 47 * SIZE;
+    const COUNT: usize = 20;
+    let tunnel = Tunnel::plain(Lab::direct());
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let inner = tunnel.client.inner;
+    let (daemon, parent) = (tunnel.server.pid(), tunnel.client.pid());
+    let child = proc::twins(parent)[0];
+    let mut noise = Noise::new(13);
+    for (from, to, near, far, sending, receiving) in [
+        (
+            client,
+            server,
+            inner.client4(),
+            inner.server4(),
+            child,
+            daemon,
+        ),
+        (
+            server,
+            client,
+            inner.server4(),
+            inner.client4(),
+            daemon,
+            parent,
+        ),
+    ] {
+        let (sender, receiver) = sockets(from, to, near, far);
+        setsockopt(&sender, UdpGsoSegment, &i32::try_from(SIZE).unwrap()).unwrap();
+        let calls = Sniffer::leaving(from, "eth0");
+        let written = Sniffer::new(to, &to.tuns()[0]);
+        for pid in [sending, receiving] {
+            kill(pid, Signal::SIGSTOP).unwrap();
+        }
+        let content = noise.bytes(COUNT * WHOLE);
+        for whole in content.chunks(WHOLE) {
+            assert_eq!(sender.send(whole).unwrap(), WHOLE);
+        }
+        kill(sending, Signal::SIGCONT).unwrap();
+        let (mut count, mut bytes) = (0, 0);
+        while bytes < content.len() {
+            let call = calls.wait("all to be sent", |p| p.len() > SIZE);
+            // IPv4, UDP and ours before the first, and one of each before every packet inside.
+            let packets = (call.len() - 28).div_ceil(SIZE + 36);
+            (count, bytes) = (count + 1, bytes + packets * SIZE);
+        }
+        kill(receiving, Signal::SIGCONT).unwrap();
+        expect(&receiver, content.chunks(SIZE));
+        let whole = std::iter::from_fn(|| written.packet()).filter(|p| p.len() == 28 + WHOLE);
+        if offload_by_default() {
+            // Two for each otherwise; it takes some turns until either end looks for more.
+            assert!(count < COUNT * 9 / 5, "{near}: {count} calls");
+            assert!(whole.count() > COUNT / 4, "{near}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn eight_clients_keep_their_contents_apart() {
     let lab = Lab::routed(8);
     let _server = Server::new(&lab.server, 1..=8).start();

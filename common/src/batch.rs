@@ -60,6 +60,23 @@ impl Batch {
         }
     }
 
+    /// Length of all datagrams together, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Moves what lies in the buffer of packets to its front. Returns where that ends.
+    pub(crate) fn move_up(&mut self, bodies: &mut [u8]) -> usize {
+        let mut end = 0;
+        for segment in &mut self.segments {
+            let start = end;
+            end += segment.body.len();
+            bodies.copy_within(segment.body.clone(), start);
+            segment.body = start..end;
+        }
+        end
+    }
+
     /// Whether a datagram of this length can join.
     pub(crate) fn fits(&self, len: usize) -> bool {
         self.segments.first().is_none_or(|first| {
@@ -159,4 +176,25 @@ fn is_refusal(error: Errno) -> bool {
         error,
         Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_up_stays_the_same() {
+        let (mut bodies, mut batch) = ([0; 100], Batch::new());
+        for (n, body) in [10..20, 30..40, 40..50, 92..99].into_iter().enumerate() {
+            bodies[body.clone()].fill(u8::try_from(n + 1).expect("one of four"));
+            assert!(batch.fits(body.len()));
+            batch.push(Segment { head: 0..0, body });
+        }
+        assert_eq!(batch.move_up(&mut bodies), 37);
+        assert_eq!(batch.len(), 37);
+        let moved = batch.segments.iter().map(|segment| segment.body.clone());
+        assert_eq!(moved.collect::<Vec<_>>(), [0..10, 10..20, 20..30, 30..37]);
+        let expected = [[1; 10], [2; 10], [3; 10], [4; 10]].concat();
+        assert_eq!(bodies[..37], expected[..37]);
+    }
 }

@@ -14,7 +14,7 @@ use crate::virtio_net;
 /// A super-packet's virtio-net header, its own headers, and the payloads.
 const MAX_PARTS: usize = 2 + gro::MAX_PACKETS;
 
-/// Packets of one receive buffer on their way to one tun.
+/// Packets that lie in a receive buffer, on their way to one tun.
 #[derive(Default)]
 pub struct Inbound {
     coalescer: Coalescer,
@@ -22,7 +22,7 @@ pub struct Inbound {
 
 impl Inbound {
     /// Takes the packet in this part of the receive buffer. It may stay until [`Inbound::flush`],
-    /// which must come before the buffer or the tun changes.
+    /// which must come before that part of the buffer or the tun changes.
     #[inline]
     pub fn push(
         &mut self,
@@ -45,16 +45,16 @@ impl Inbound {
         result
     }
 
-    /// Whether nothing has gathered.
+    /// Where in the receive buffer the first packet lies that has gathered, if there is one.
     #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.coalescer.packets().is_empty()
+    pub fn start(&self) -> Option<usize> {
+        Some(self.coalescer.packets().first()?.start)
     }
 
     /// Writes what has gathered.
     #[inline]
     pub fn flush(&mut self, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
-        if self.is_empty() {
+        if self.start().is_none() {
             return Ok(());
         }
         let result = self.write(tun, buffer, tally);

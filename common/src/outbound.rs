@@ -106,8 +106,11 @@ impl Outbound {
             // One that is likely to be alone does not wait for the kernel to say so.
             let first = n == 0 && self.alone.is_likely();
             self.add(len, first, tun, exit);
-            if first || self.used > GATHER_LEN {
+            if first || self.batch.len() > GATHER_LEN {
                 self.flush(exit);
+            } else if self.used > GATHER_LEN {
+                // The end of a super-packet, for which one call had no more room.
+                self.used = self.batch.move_up(&mut self.data);
             }
             if first && self.alone.is_all() {
                 return Ok(());
@@ -252,7 +255,8 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::socket::{Bind, Datagrams};
+    use crate::datagrams::Datagrams;
+    use crate::socket::Bind;
     use crate::testing::{Flow, Random, super_packet};
 
     const ID: PeerId = PeerId::from_bytes([7; PeerId::LEN]);

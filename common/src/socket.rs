@@ -2,7 +2,6 @@
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -15,9 +14,10 @@ use nix::sys::time::TimeVal;
 
 use crate::address::RawAddress;
 use crate::control::{Control, messages};
+use crate::datagrams::Datagrams;
 use crate::error::{Context, Result};
 use crate::memory;
-use crate::sys::{self, Pages};
+use crate::sys;
 
 /// Receive buffer, in bytes: room for all that comes while a busy processor is elsewhere for
 /// 10 ms. The default of 208 KiB loses bursts.
@@ -32,7 +32,7 @@ const SEND_BUFFER_LEN: usize = 512 << 10;
 
 /// No path has an MTU that this would not pass (RFC 791: 576).
 const SHORT_SEGMENT: usize = 512;
-/// Flags of every send.
+/// Flags of every call that is not to wait, which is every send.
 const NOWAIT: c_int = libc::MSG_DONTWAIT;
 /// How long segments that were refused go singly.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
@@ -81,25 +81,6 @@ pub struct Source {
     address: u128,
     /// 0 but for link-local addresses: an index would override the routing table.
     interface: u32,
-}
-
-/// What one call received: a datagram, or several of one flow and one length behind each other,
-/// the last of which may be shorter. Kept for the next call, so that nothing is copied or cleared.
-#[derive(Debug)]
-pub struct Datagrams {
-    /// The buffer.
-    pub data: Pages,
-    /// Length of what was received, in bytes.
-    pub len: usize,
-    /// The sender.
-    pub from: RawAddress,
-    /// The local address it came to, unless the socket is bound to one.
-    pub source: Option<Source>,
-    /// Whether it was longer than the buffer.
-    pub truncated: bool,
-    /// Length of each datagram but the last in what was received; the length of all if it is one.
-    stride: usize,
-    control: Control,
 }
 
 /// Where to send: a peer's address, and the local address to send from, if there is a choice.
@@ -263,20 +244,29 @@ impl Socket {
             .ok_or_else(|| Errno::EAFNOSUPPORT.into())
     }
 
-    /// Receives one datagram, or several of one flow.
+    /// Receives one datagram, or several of one flow; waits for it if the socket blocks.
     pub fn receive(&self, into: &mut Datagrams) -> nix::Result<()> {
-        let (fd, from) = (self.fd.as_fd(), &mut into.from);
+        self.receive_with(into, 0)
+    }
+
+    /// Receives what is there already.
+    pub fn receive_queued(&self, into: &mut Datagrams) -> nix::Result<()> {
+        self.receive_with(into, NOWAIT)
+    }
+
+    #[inline]
+    fn receive_with(&self, into: &mut Datagrams, flags: c_int) -> nix::Result<()> {
+        let fd = self.fd.as_fd();
+        let (data, from, control) = into.targets();
         if !self.control {
-            into.len = sys::receive_from(fd, &mut into.data, from)?;
-            into.truncated = into.len > into.data.len();
-            into.stride = into.len;
+            let len = sys::receive_from(fd, data, from, flags)?;
+            let truncated = len > data.len();
+            into.received(len, truncated);
             return Ok(());
         }
-        let received = sys::receive_message(fd, &mut into.data, from, into.control.room())?;
-        into.len = received.len;
-        into.truncated = received.truncated;
+        let received = sys::receive_message(fd, data, from, control, flags)?;
+        into.received(received.len, received.truncated);
         into.source = None;
-        into.stride = into.len;
         for (level, kind, data) in messages(&into.control.room()[..received.control_len]) {
             match (level, kind) {
                 (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => into.source = source6(data),
@@ -434,33 +424,6 @@ fn stride(data: &[u8], len: usize) -> usize {
         .and_then(|stride| usize::try_from(i32::from_ne_bytes(*stride)).ok())
         .filter(|stride| (1..=len).contains(stride))
         .unwrap_or(len)
-}
-
-impl Datagrams {
-    /// With a buffer of so many bytes.
-    pub fn new(len: usize) -> Self {
-        Self {
-            data: memory::room(len),
-            len: 0,
-            from: RawAddress::EMPTY,
-            source: None,
-            truncated: false,
-            stride: 0,
-            control: Control::default(),
-        }
-    }
-
-    /// Where in the buffer each datagram lies. An empty one is one too.
-    pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (len, stride) = (self.len, self.stride);
-        let mut next = Some(0);
-        std::iter::from_fn(move || {
-            let start = next?;
-            let end = len.min(start + stride);
-            next = (end < len).then_some(end);
-            Some(start..end)
-        })
-    }
 }
 
 /// Whether a nonblocking call found nothing to do, be it for want of room in the socket's own

@@ -37,6 +37,7 @@ pub fn receive_message(
     data: &mut [u8],
     name: &mut RawAddress,
     control: &mut [u8],
+    flags: c_int,
 ) -> nix::Result<Received> {
     let mut part = libc::iovec {
         iov_base: data.as_mut_ptr().cast(),
@@ -52,7 +53,7 @@ pub fn receive_message(
     message.msg_controllen = length(control.len());
     // SAFETY: every pointer in `message` is to a live, exclusively borrowed buffer of the length
     // given beside it.
-    let len = Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, 0) })?;
+    let len = Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) })?;
     *name_len = message.msg_namelen;
     Ok(Received {
         len: len.unsigned_abs(),
@@ -67,6 +68,7 @@ pub fn receive_from(
     fd: BorrowedFd<'_>,
     data: &mut [u8],
     name: &mut RawAddress,
+    flags: c_int,
 ) -> nix::Result<usize> {
     let (name, name_len) = name.room();
     *name_len = length(name.len());
@@ -76,7 +78,7 @@ pub fn receive_from(
             fd.as_raw_fd(),
             data.as_mut_ptr().cast(),
             data.len(),
-            libc::MSG_TRUNC,
+            libc::MSG_TRUNC | flags,
             name.as_mut_ptr().cast(),
             name_len,
         )

@@ -12,8 +12,10 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use common::alone::Alone;
 use common::authorized::Authorized;
 use common::backoff::Backoff;
+use common::datagrams::Datagrams;
 use common::error::{Context, Result, reason};
 use common::hook::{self, Hook};
 use common::id::PeerId;
@@ -22,7 +24,7 @@ use common::options::{Action, Common};
 use common::outbound::Outbound;
 use common::packet::MAX_DATAGRAM;
 use common::program::Program;
-use common::socket::{Bind, Datagrams, Socket, Target, is_nothing};
+use common::socket::{Bind, Socket, Target, is_nothing};
 use common::sys::{self, Wake};
 use common::tally::Tally;
 use common::throttle::Throttle;
@@ -84,6 +86,8 @@ pub(crate) struct Client {
     started: Instant,
     outbound: Outbound,
     inbound: Inbound,
+    /// Whether datagrams come one by one.
+    alone: Alone,
     /// What the socket receives.
     datagrams: Datagrams,
     received: Tally,
@@ -168,6 +172,7 @@ impl Program for Client {
             started: now,
             outbound: Outbound::new(id, options.offload),
             inbound: Inbound::default(),
+            alone: Alone::default(),
             datagrams: Datagrams::new(MAX_DATAGRAM),
             received: Tally::default(),
             throttles: Throttles {
@@ -235,10 +240,12 @@ impl Client {
 
     /// The one place where the parent sleeps. Returns the time at which it woke.
     fn receive(&mut self) -> Instant {
+        // Nothing waits from one turn to the next.
+        self.datagrams.make_room(None);
         let result = self.socket.receive(&mut self.datagrams);
         let now = Instant::now();
         match result {
-            Ok(()) => self.on_datagrams(now),
+            Ok(()) => self.drain_socket(now),
             Err(error) if is_nothing(error) => self.timeout.expired(),
             Err(error) => {
                 if let Some(held_back) = self.throttles.receive.pass(now) {

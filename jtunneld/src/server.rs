@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use common::alone::Alone;
 use common::authorized::Authorized;
+use common::datagrams::Datagrams;
 use common::error::{Context, Result, reason};
 use common::hook::Hook;
 use common::id::PeerId;
@@ -21,7 +22,7 @@ use common::options::{Action, Common};
 use common::outbound::Outbound;
 use common::packet::MAX_DATAGRAM;
 use common::program::Program;
-use common::socket::{Bind, Datagrams, Socket};
+use common::socket::{Bind, Socket};
 use common::sys::{self, Wake};
 use common::throttle::Throttle;
 use common::tun::{Mode, Tun};
@@ -67,6 +68,8 @@ pub(crate) struct Server {
     max_descriptor: u64,
     outbound: Outbound,
     inbound: Inbound,
+    /// The client whose packets gather there.
+    gathering: Option<Slot>,
     /// Whether datagrams come one by one.
     alone: Alone,
     /// What the socket receives.
@@ -158,6 +161,7 @@ impl Program for Server {
             max_descriptor,
             outbound: Outbound::new(id, options.offload),
             inbound: Inbound::default(),
+            gathering: None,
             alone: Alone::default(),
             datagrams: Datagrams::new(MAX_DATAGRAM),
             starts: VecDeque::new(),

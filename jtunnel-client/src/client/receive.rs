@@ -11,8 +11,33 @@ use common::tun::Trouble;
 
 use super::Client;
 
+/// How many receive calls until signals and deadlines are looked at.
+const MAX_RECEIVES: usize = 64;
+
 impl Client {
-    pub(super) fn on_datagrams(&mut self, now: Instant) {
+    /// Something was received: carries it to the tun together with what is queued behind it.
+    pub(super) fn drain_socket(&mut self, now: Instant) {
+        let (mut result, mut count) = (self.on_datagrams(now), 1);
+        if self.config.common.offload && !self.alone.is_all() {
+            while result.is_ok() && count < MAX_RECEIVES {
+                if !self.datagrams.make_room(self.inbound.start()) {
+                    result = self.flush(now);
+                }
+                // What else may fail is reported by the call that waits.
+                if self.socket.receive_queued(&mut self.datagrams).is_err() {
+                    break;
+                }
+                result = result.and(self.on_datagrams(now));
+                count += 1;
+            }
+            self.alone.found(count);
+        }
+        if result.and(self.flush(now)) == Err(Trouble::Gone) {
+            self.device_gone(now);
+        }
+    }
+
+    fn on_datagrams(&mut self, now: Instant) -> Result<(), Trouble> {
         let is_origin = |server: &Target| server.is_origin_of(&self.datagrams);
         if self.datagrams.truncated || !self.server.as_ref().is_some_and(is_origin) {
             self.received.count.dropped += 1;
@@ -22,7 +47,7 @@ impl Client {
                     "dropped a datagram from {from}: not the server{held_back}"
                 ));
             }
-            return;
+            return Ok(());
         }
         let mut result = Ok(());
         for range in self.datagrams.ranges() {
@@ -64,12 +89,16 @@ impl Client {
                 (Payload::Alive | Payload::Other, _) => {}
             }
         }
-        if let Some(tun) = &self.tun {
-            result = result.and(
-                self.inbound
-                    .flush(tun, &self.datagrams.data, &mut self.received),
-            );
-        }
+        result
+    }
+
+    /// Writes the packets that have gathered.
+    fn flush(&mut self, now: Instant) -> Result<(), Trouble> {
+        let Some(tun) = &self.tun else {
+            return Ok(());
+        };
+        let (buffer, tally) = (&self.datagrams.data, &mut self.received);
+        let result = self.inbound.flush(tun, buffer, tally);
         if let Some(error) = self.received.gave_up.take()
             && let Some(held_back) = self.throttles.gave_up.pass(now)
         {
@@ -78,9 +107,7 @@ impl Client {
                 "packets come one by one, many at once were refused: {reason}{held_back}"
             ));
         }
-        if result == Err(Trouble::Gone) {
-            self.device_gone(now);
-        }
+        result
     }
 
     fn is_accepted(&mut self, id: PeerId, now: Instant) -> bool {

@@ -3,12 +3,13 @@
 use std::mem::take;
 use std::time::Instant;
 
+use common::datagrams::Datagrams;
 use common::error::reason;
 use common::id::PeerId;
 use common::log;
 use common::outbound::Exit;
 use common::packet::{self, HEADER_LEN, Payload};
-use common::socket::{Datagrams, Socket, is_nothing};
+use common::socket::{Socket, is_nothing};
 use common::throttle::Throttle;
 use common::tun::Trouble;
 use nix::errno::Errno;
@@ -56,6 +57,9 @@ impl Server {
     pub(super) fn drain_socket(&mut self) {
         let (now, mut bytes) = (Instant::now(), 0);
         for n in 0..MAX_RECEIVES {
+            if !self.datagrams.make_room(self.inbound.start()) {
+                self.flush();
+            }
             match self.socket.receive(&mut self.datagrams) {
                 Ok(()) => {
                     bytes += self.datagrams.len;
@@ -77,6 +81,7 @@ impl Server {
                 break;
             }
         }
+        self.flush();
     }
 
     fn on_datagrams(&mut self, now: Instant) {
@@ -88,8 +93,6 @@ impl Server {
             self.discards.port_zero += 1;
             return;
         }
-        // A super-packet never mixes clients, though one sender may send for several.
-        let (mut open, mut result) = (None, Ok(()));
         for range in self.datagrams.ranges() {
             let Some((id, payload)) = packet::decapsulate(&self.datagrams.data[range.clone()])
             else {
@@ -100,8 +103,9 @@ impl Server {
             let Some(slot) = known.or_else(|| self.admit(id, now)) else {
                 continue;
             };
-            if let Some(other) = open.take_if(|open| *open != slot) {
-                self.flush(other, std::mem::replace(&mut result, Ok(())));
+            // A super-packet never mixes clients.
+            if self.gathering.is_some_and(|other| other != slot) {
+                self.flush();
             }
             let Some(client) = self.clients.get(slot) else {
                 continue;
@@ -119,8 +123,11 @@ impl Server {
                 Payload::Packet => {
                     let at = range.start + HEADER_LEN..range.end;
                     let (tun, tally) = (&client.tun, &mut client.received);
-                    result = result.and(self.inbound.push(tun, &self.datagrams.data, at, tally));
-                    open = Some(slot);
+                    let pushed = self.inbound.push(tun, &self.datagrams.data, at, tally);
+                    self.gathering = self.inbound.start().map(|_| slot);
+                    if pushed == Err(Trouble::Gone) {
+                        self.device_gone(slot);
+                    }
                 }
                 Payload::Keepalive(counter) if client.is_answer_due(now) => {
                     let answer = packet::answer(self.id, counter);
@@ -131,20 +138,18 @@ impl Server {
                 Payload::Keepalive(_) | Payload::Alive | Payload::Answer(_) | Payload::Other => {}
             }
         }
-        if let Some(slot) = open
-            && (result.is_err() || !self.inbound.is_empty())
-        {
-            self.flush(slot, result);
-        }
     }
 
-    /// Writes the packets that have gathered for this client, after those that did not gather.
-    fn flush(&mut self, slot: Slot, before: Result<(), Trouble>) {
+    /// Writes the packets that have gathered.
+    fn flush(&mut self) {
+        let Some(slot) = self.gathering.take() else {
+            return;
+        };
         let Some(client) = self.clients.get(slot) else {
             return;
         };
         let (tun, tally) = (&client.tun, &mut client.received);
-        let result = before.and(self.inbound.flush(tun, &self.datagrams.data, tally));
+        let result = self.inbound.flush(tun, &self.datagrams.data, tally);
         if let Some(error) = tally.gave_up.take() {
             log_gave_up(&mut self.throttles.gave_up, error, client.id);
         }
