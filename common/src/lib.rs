@@ -49,3 +49,4 @@ mod testing;
 pub mod throttle;
 pub mod tun;
 pub mod virtio_net;
+pub mod watch;

@@ -8,16 +8,18 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 
 use crate::address::RawAddress;
+use crate::watch::Words;
 
 // ---- message I/O ------------------------------------------------------------------------------
 
@@ -124,6 +126,18 @@ pub fn send_message(
     // sendmsg only reads from them.
     let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, flags) };
     Errno::result(sent).map(drop)
+}
+
+/// `select(2)` for reading, of descriptors below `end`; for ever without a time-out. It is called
+/// as pselect, which musl has less to convert for.
+pub(crate) fn select(set: &mut Words, end: c_int, timeout: Option<&TimeSpec>) -> nix::Result<()> {
+    let timeout = timeout.map_or(ptr::null(), |timeout| ptr::from_ref(timeout.as_ref()));
+    let none = ptr::null_mut();
+    let set = ptr::from_mut(set).cast();
+    // SAFETY: `Words` has the length and layout of an fd_set, a null signal mask means that it
+    // stays, and the time-out, if there is one, lives until the call returns.
+    let found = unsafe { libc::pselect(end, set, none, none, timeout, ptr::null()) };
+    Errno::result(found).map(drop)
 }
 
 fn empty_message() -> libc::msghdr {

@@ -88,6 +88,14 @@ impl Clients {
         self.by_id.len()
     }
 
+    /// The slot of the only client, if there is only one.
+    pub(crate) fn only(&self) -> Option<Slot> {
+        match self.by_id[..] {
+            [(_, slot)] => Some(slot),
+            _ => None,
+        }
+    }
+
     pub(crate) fn find(&self, id: PeerId) -> Option<Slot> {
         let position = self.by_id.binary_search_by_key(&id, |entry| entry.0).ok()?;
         Some(self.by_id[position].1)

@@ -8,7 +8,7 @@ mod forward;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use common::alone::Alone;
@@ -26,14 +26,13 @@ use common::socket::{Bind, Socket};
 use common::sys::{self, Wake};
 use common::throttle::Throttle;
 use common::tun::{Mode, Tun};
+use common::watch::{Watch, Watched};
 use common::{identity, log};
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::select::{FD_SETSIZE, FdSet, select};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::time::TimeVal;
+use nix::sys::time::TimeSpec;
 use nix::unistd::{pipe2, read, write};
 
 use self::forward::MAX_READY;
@@ -56,6 +55,9 @@ pub(crate) struct Server {
     /// The reading end; the signal handler writes to the other.
     wake: OwnedFd,
     wake_by: OwnedFd,
+    /// What the server sleeps for.
+    watch: Watch,
+    watched: Ready<Watched>,
     /// All tun devices. It is a member of the select() set, so that a wake-up costs the same
     /// whatever the number of idle clients, and descriptors may pass 1024.
     tuns: Epoll,
@@ -94,12 +96,11 @@ struct Throttles {
     gave_up: Throttle,
 }
 
-/// What select() found ready.
-#[derive(Default)]
-struct Ready {
-    signals: bool,
-    socket: bool,
-    tuns: bool,
+/// The members of the select() set.
+struct Ready<T> {
+    signals: T,
+    socket: T,
+    tuns: T,
 }
 
 impl Program for Server {
@@ -140,18 +141,24 @@ impl Program for Server {
             .context(|| "create the signal pipe".into())?;
         let tuns = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .context(|| "create the set of tun devices".into())?;
-        for fd in [socket.as_fd(), wake.as_fd(), tuns.0.as_fd()] {
-            if !usize::try_from(fd.as_raw_fd()).is_ok_and(|fd| fd < FD_SETSIZE) {
-                return Err(Errno::EMFILE)
-                    .context(|| "put descriptors below 1024 in select()".into());
-            }
-        }
+        let mut watch = Watch::default();
+        let mut add = |fd| {
+            let added = watch.add(fd);
+            added.context(|| "wait for a descriptor above 1023 with select()".into())
+        };
+        let watched = Ready {
+            signals: add(wake.as_fd())?,
+            socket: add(socket.as_fd())?,
+            tuns: add(tuns.0.as_fd())?,
+        };
         let now = Instant::now();
         let server = Self {
             id,
             socket,
             wake,
             wake_by,
+            watch,
+            watched,
             tuns,
             ready: [EpollEvent::empty(); MAX_READY],
             clients: Clients::default(),
@@ -227,25 +234,14 @@ impl Server {
     }
 
     /// The one place where the server sleeps.
-    fn wait(&self, deadline: Option<Instant>) -> Ready {
-        let mut set = FdSet::new();
-        let (wake, socket, tuns) = (self.wake.as_fd(), self.socket.as_fd(), self.tuns.0.as_fd());
-        set.insert(wake);
-        set.insert(socket);
-        set.insert(tuns);
-        let highest = wake
-            .as_raw_fd()
-            .max(socket.as_raw_fd())
-            .max(tuns.as_raw_fd());
-        let mut timeout = deadline.map(time_until);
-        match select(highest + 1, &mut set, None, None, &mut timeout) {
-            Ok(_) => Ready {
-                signals: set.contains(wake),
-                socket: set.contains(socket),
-                tuns: set.contains(tuns),
-            },
-            // EINTR: the handler has written to the pipe.
-            Err(_) => Ready::default(),
+    fn wait(&mut self, deadline: Option<Instant>) -> Ready<bool> {
+        let timeout = deadline.map(time_until);
+        // After EINTR nothing is ready, and the handler has written to the pipe.
+        let _ = self.watch.wait(timeout.as_ref());
+        Ready {
+            signals: self.watch.is_ready(self.watched.signals),
+            socket: self.watch.is_ready(self.watched.socket),
+            tuns: self.watch.is_ready(self.watched.tuns),
         }
     }
 
@@ -323,12 +319,6 @@ fn raise_descriptor_limit() -> Result<u64> {
     })
 }
 
-/// Rounded up, so that the deadline has come when select() returns.
-fn time_until(deadline: Instant) -> TimeVal {
-    let left = deadline.saturating_duration_since(Instant::now());
-    let micros = left.as_nanos().div_ceil(1000);
-    TimeVal::new(
-        (micros / 1_000_000).try_into().unwrap_or(1),
-        (micros % 1_000_000).try_into().unwrap_or(0),
-    )
+fn time_until(deadline: Instant) -> TimeSpec {
+    deadline.saturating_duration_since(Instant::now()).into()
 }

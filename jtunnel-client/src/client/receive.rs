@@ -32,7 +32,10 @@ impl Client {
             }
             self.alone.found(count);
         }
-        if result.and(self.flush(now)) == Err(Trouble::Gone) {
+        if self.inbound.start().is_some() {
+            result = result.and(self.flush(now));
+        }
+        if result == Err(Trouble::Gone) {
             self.device_gone(now);
         }
     }

@@ -1,11 +1,11 @@
 //! The end of tunnels: one client's, or all when the program ends.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use common::hook;
+use common::watch::Watch;
 use common::{log, sys};
-use nix::sys::select::{FdSet, select};
 use nix::unistd::Pid;
 
 use super::{Server, time_until};
@@ -91,21 +91,11 @@ impl Server {
         for (_, client) in self.clients.iter() {
             client.closing = Some(end);
         }
+        let mut signals = Watch::default();
+        let _ = signals.add(self.wake.as_fd());
         while Instant::now() < end && !self.running().is_empty() {
-            let mut set = FdSet::new();
-            set.insert(self.wake.as_fd());
-            let mut timeout = time_until(end);
-            if select(
-                self.wake.as_raw_fd() + 1,
-                &mut set,
-                None,
-                None,
-                &mut timeout,
-            )
-            .is_ok_and(|n| n > 0)
-            {
-                let _ = self.on_signals();
-            }
+            let _ = signals.wait(Some(&time_until(end)));
+            let _ = self.on_signals();
         }
         closer::delete_together(self.clients.iter().map(|(_, client)| &client.tun));
     }

@@ -28,6 +28,10 @@ impl Server {
     // Out: tun -> segments -> encapsulate -> endpoint.
 
     pub(super) fn drain_tuns(&mut self) {
+        // Of one client there is no question who it is.
+        if let Some(slot) = self.clients.only() {
+            return self.drain_tun(slot);
+        }
         let count = self.tuns.wait(&mut self.ready, EpollTimeout::ZERO);
         for n in 0..count.unwrap_or(0) {
             if let Ok(slot) = Slot::try_from(self.ready[n].data()) {
@@ -81,7 +85,9 @@ impl Server {
                 break;
             }
         }
-        self.flush();
+        if self.gathering.is_some() {
+            self.flush();
+        }
     }
 
     fn on_datagrams(&mut self, now: Instant) {
