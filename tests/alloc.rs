@@ -79,7 +79,7 @@ impl End {
             socket,
             outbound: Outbound::new(PeerId::from_bytes([7; PeerId::LEN]), offload),
             inbound: Inbound::default(),
-            datagrams: Datagrams::new(MAX_DATAGRAM),
+            datagrams: Datagrams::new(MAX_DATAGRAM, 2),
         }
     }
 

@@ -450,6 +450,55 @@ fn one_burst_for_two_clients_is_kept_apart() {
     }
 }
 
+#[test]
+#[ignore = "needs root"]
+fn bursts_of_two_clients_by_turns_are_joined_for_each() {
+    const BURST: usize = 5;
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1, 2]).start();
+    let ids = [1, 2].map(client_id);
+    let socket = lab.client().run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    let send = |datagrams: &[Vec<u8>]| {
+        let len = i32::try_from(datagrams[0].len()).unwrap();
+        setsockopt(&socket, UdpGsoSegment, &len).unwrap();
+        let to = (SERVER4, 5886);
+        socket.send_to(&datagrams.concat(), to).unwrap();
+    };
+    send(&ids.each_ref().map(|id| datagram(id, b"\x03hello")));
+    lab.server.wait_tuns(2);
+    let sniffers = ["tun0", "tun1"].map(|device| {
+        wait_until(PATIENCE, device, || {
+            let link = lab.server.ip(&format!("link show dev {device}"));
+            link.contains("LOWER_UP")
+        });
+        Sniffer::new(&lab.server, device)
+    });
+    let [from, to] = ["10.0.1.2:7000", "10.0.1.1:7001"].map(|a| a.parse().unwrap());
+    kill(server.pid(), Signal::SIGSTOP).unwrap();
+    for n in 0..40u8 {
+        for id in &ids {
+            let packet = |m| udp_packet(from, to, &[n * 5 + m; 100]);
+            let burst: Vec<_> = (0..5).map(|m| datagram(id, &packet(m))).collect();
+            send(&burst);
+        }
+    }
+    kill(server.pid(), Signal::SIGCONT).unwrap();
+    for (client, sniffer) in sniffers.iter().enumerate() {
+        let (mut seen, mut longest) = (Vec::new(), 0);
+        while seen.len() < 40 * BURST {
+            let packet = sniffer.wait(&format!("more than {seen:?} of {client}"), |p| {
+                sniffer::udp(p).is_some_and(|(source, ..)| source == 7000)
+            });
+            let (_, _, content) = sniffer::udp(&packet).unwrap();
+            seen.extend(content.chunks(100).map(|piece| piece[0]));
+            longest = longest.max(content.len() / 100);
+        }
+        assert!(seen.iter().copied().eq(0..200), "{client}: {seen:?}");
+        // Of several bursts, though the other client's came between.
+        assert_eq!(longest > 2 * BURST, offload_by_default(), "{longest}");
+    }
+}
+
 /// The packets inside datagrams, in a file that tcpdump(8) reads, each as it was on the wire.
 fn capture(packets: &[Vec<u8>], file: &Path) {
     // pcap: magic, version 2.4, time zone and accuracy, longest packet, LINKTYPE_RAW.

@@ -24,7 +24,7 @@ impl Alone {
         self.is_likely()
     }
 
-    /// There were so many in a turn that has seen the end of the queue.
+    /// There were so many in a turn that took all there was, or as many as it could.
     pub fn found(&mut self, count: usize) {
         self.turns = if count > 1 { 0 } else { TURNS };
     }

@@ -61,7 +61,7 @@ impl Batch {
     }
 
     /// Length of all datagrams together, in bytes.
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
@@ -191,7 +191,7 @@ mod tests {
             batch.push(Segment { head: 0..0, body });
         }
         assert_eq!(batch.move_up(&mut bodies), 37);
-        assert_eq!(batch.len(), 37);
+        assert_eq!(batch.bytes(), 37);
         let moved = batch.segments.iter().map(|segment| segment.body.clone());
         assert_eq!(moved.collect::<Vec<_>>(), [0..10, 10..20, 20..30, 30..37]);
         let expected = [[1; 10], [2; 10], [3; 10], [4; 10]].concat();

@@ -8,7 +8,7 @@ use crate::headers::{
 };
 use crate::virtio_net::{self, GsoType, VirtioNetHdr};
 
-/// How many packets become one: as many as one receive call can bring (UDP_MAX_SEGMENTS).
+/// How many packets become one: as many as the kernel cuts one into (UDP_MAX_SEGMENTS).
 pub const MAX_PACKETS: usize = 64;
 /// 40 bytes of IPv6 and 60 of TCP are the longest headers.
 const MAX_HEADERS: usize = 100;
@@ -110,8 +110,11 @@ impl Coalescer {
         let len = packet.len() - headers.payload_at;
         self.push = headers.transport == Transport::Tcp
             && packet[headers.transport_at + TCP_FLAGS] & PSH != 0;
-        self.open = len == self.size && !self.push && self.packets.len() + 1 < MAX_PACKETS;
         self.total += len;
+        self.open = len == self.size
+            && !self.push
+            && self.packets.len() + 1 < MAX_PACKETS
+            && self.total + len <= MAX_TOTAL;
         self.parts.push(at.start + headers.payload_at..at.end);
         self.packets.push(at);
         true
@@ -227,6 +230,11 @@ impl Coalescer {
             checksum_start: to_u16(at),
             checksum_offset: to_u16(offset),
         }
+    }
+
+    /// Whether there is a run that no packet can join any more.
+    pub fn is_complete(&self) -> bool {
+        self.packets.len() > 1 && !self.open
     }
 
     /// Where the packets of the run lie.

@@ -38,7 +38,10 @@ impl Inbound {
         }
         self.coalescer.set_udp(tun.takes_udp_super_packets());
         if self.coalescer.push(buffer, at.clone()) {
-            return Ok(());
+            return match self.coalescer.is_complete() {
+                true => self.flush(tun, buffer, tally),
+                false => Ok(()),
+            };
         }
         let result = self.flush(tun, buffer, tally);
         self.coalescer.push(buffer, at);
@@ -49,6 +52,12 @@ impl Inbound {
     #[inline]
     pub fn start(&self) -> Option<usize> {
         Some(self.coalescer.packets().first()?.start)
+    }
+
+    /// Whether a single packet has gathered.
+    #[inline]
+    pub fn is_one(&self) -> bool {
+        self.coalescer.packets().len() == 1
     }
 
     /// Writes what has gathered.
@@ -101,7 +110,7 @@ impl Inbound {
 }
 
 /// Writes one packet as it came.
-fn write_packet(tun: &Tun, packet: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
+pub fn write_packet(tun: &Tun, packet: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
     let nothing_to_do = [0; virtio_net::HEADER_LEN];
     let written = match tun.prefix_len() {
         0 => tun.send_plain(packet),

@@ -9,8 +9,8 @@
 //!                  hook (PROG)      authorized, id
 //! ```
 //!
-//! Pure files (`id`, `packet`, `address`, `alone`, `control`, `datagrams`, `checksum`, `headers`,
-//! `gso`, `gro`, `virtio_net`) work on slices and do no I/O.
+//! Pure files (`id`, `packet`, `address`, `alone`, `control`, `checksum`, `headers`, `gso`, `gro`,
+//! `virtio_net`) work on slices and do no I/O.
 //! `sys` holds every unsafe block.
 
 pub mod address;

@@ -106,10 +106,11 @@ impl Outbound {
             // One that is likely to be alone does not wait for the kernel to say so.
             let first = n == 0 && self.alone.is_likely();
             self.add(len, first, tun, exit);
-            if first || self.batch.len() > GATHER_LEN {
+            if first || self.batch.bytes() > GATHER_LEN {
                 self.flush(exit);
             } else if self.used > GATHER_LEN {
-                // The end of a super-packet, for which one call had no more room.
+                // What was sent leaves room in front. Mostly it is the end of a super-packet
+                // that waits, for which one call had no more room.
                 self.used = self.batch.move_up(&mut self.data);
             }
             if first && self.alone.is_all() {
@@ -306,7 +307,7 @@ mod tests {
             outbound.add_super(at, &header, &mut exit).expect("sound");
             outbound.flush(&mut exit);
             assert_eq!((tally.count.packets, tally.count.dropped), (60, 0), "{len}");
-            let (mut datagrams, mut content) = (Datagrams::new(MAX_PACKET), Vec::<u8>::new());
+            let (mut datagrams, mut content) = (Datagrams::new(MAX_PACKET, 2), Vec::<u8>::new());
             while content.len() < payload.len() {
                 far.receive(&mut datagrams).expect("datagrams");
                 for range in datagrams.ranges() {

@@ -457,7 +457,7 @@ mod tests {
     }
 
     fn receive(socket: &Socket, len: usize) -> nix::Result<Datagrams> {
-        let mut datagrams = Datagrams::new(len);
+        let mut datagrams = Datagrams::new(len, 2);
         socket.receive(&mut datagrams).map(|()| datagrams)
     }
 

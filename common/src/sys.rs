@@ -1,7 +1,7 @@
 //! Every unsafe block of the project: system calls for which there is no safe wrapper that
 //! fits. Each function does one thing and hands back an `io::Result`.
 
-use std::ffi::{c_char, c_int, c_long, c_uint};
+use std::ffi::{c_char, c_int, c_long, c_uint, c_ulong};
 use std::io::{self, IoSlice};
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
@@ -19,7 +19,6 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::Pid;
 
 use crate::address::RawAddress;
-use crate::watch::Words;
 
 // ---- message I/O ------------------------------------------------------------------------------
 
@@ -128,13 +127,20 @@ pub fn send_message(
     Errno::result(sent).map(drop)
 }
 
-/// `select(2)` for reading, of descriptors below `end`; for ever without a time-out. It is called
-/// as pselect, which musl has less to convert for.
-pub(crate) fn select(set: &mut Words, end: c_int, timeout: Option<&TimeSpec>) -> nix::Result<()> {
+/// Bits in a word of an `fd_set`.
+pub(crate) const WORD_BITS: usize = c_ulong::BITS as usize;
+
+/// An `fd_set` (`<linux/posix_types.h>`).
+pub(crate) type FdWords = [c_ulong; libc::FD_SETSIZE / WORD_BITS];
+
+/// `select(2)` for reading, of descriptors below `end`, which is 1024 at most; for ever without a
+/// time-out. It is called as pselect, which musl has less to convert for.
+pub(crate) fn select(set: &mut FdWords, end: c_int, timeout: Option<&TimeSpec>) -> nix::Result<()> {
     let timeout = timeout.map_or(ptr::null(), |timeout| ptr::from_ref(timeout.as_ref()));
     let none = ptr::null_mut();
     let set = ptr::from_mut(set).cast();
-    // SAFETY: `Words` has the length and layout of an fd_set, a null signal mask means that it
+    let end = end.min(length(libc::FD_SETSIZE));
+    // SAFETY: the set has the length and layout of an fd_set and `end` is within it, a null signal mask means that it
     // stays, and the time-out, if there is one, lives until the call returns.
     let found = unsafe { libc::pselect(end, set, none, none, timeout, ptr::null()) };
     Errno::result(found).map(drop)

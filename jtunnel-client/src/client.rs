@@ -173,7 +173,7 @@ impl Program for Client {
             outbound: Outbound::new(id, options.offload),
             inbound: Inbound::default(),
             alone: Alone::default(),
-            datagrams: Datagrams::new(MAX_DATAGRAM),
+            datagrams: Datagrams::new(MAX_DATAGRAM, 2),
             received: Tally::default(),
             throttles: Throttles {
                 foreign: Throttle::per_minute(),
@@ -241,7 +241,7 @@ impl Client {
     /// The one place where the parent sleeps. Returns the time at which it woke.
     fn receive(&mut self) -> Instant {
         // Nothing waits from one turn to the next.
-        self.datagrams.make_room(None);
+        self.datagrams.clear();
         let result = self.socket.receive(&mut self.datagrams);
         let now = Instant::now();
         match result {

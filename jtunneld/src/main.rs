@@ -8,6 +8,7 @@
 
 mod clients;
 mod closer;
+mod gathering;
 mod options;
 mod server;
 mod status;

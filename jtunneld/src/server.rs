@@ -17,7 +17,6 @@ use common::datagrams::Datagrams;
 use common::error::{Context, Result, reason};
 use common::hook::Hook;
 use common::id::PeerId;
-use common::inbound::Inbound;
 use common::options::{Action, Common};
 use common::outbound::Outbound;
 use common::packet::MAX_DATAGRAM;
@@ -37,6 +36,7 @@ use nix::unistd::{pipe2, read, write};
 
 use self::forward::MAX_READY;
 use crate::clients::{Clients, Slot};
+use crate::gathering::Gathering;
 use crate::options::{self, Config};
 use crate::status::{Discards, Report};
 
@@ -69,9 +69,7 @@ pub(crate) struct Server {
     tun_mode: Mode,
     max_descriptor: u64,
     outbound: Outbound,
-    inbound: Inbound,
-    /// The client whose packets gather there.
-    gathering: Option<Slot>,
+    gathering: Gathering,
     /// Whether datagrams come one by one.
     alone: Alone,
     /// What the socket receives.
@@ -167,10 +165,9 @@ impl Program for Server {
             tun_mode,
             max_descriptor,
             outbound: Outbound::new(id, options.offload),
-            inbound: Inbound::default(),
-            gathering: None,
+            gathering: Gathering::default(),
             alone: Alone::default(),
-            datagrams: Datagrams::new(MAX_DATAGRAM),
+            datagrams: Datagrams::new(MAX_DATAGRAM, 5),
             starts: VecDeque::new(),
             next_start: now,
             closing: Vec::new(),

@@ -139,11 +139,11 @@ impl Forger {
     }
 }
 
-/// The one's complement sum of IP headers.
+/// The one's complement sum.
 fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes
         .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |&low| u32::from(low)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -151,10 +151,10 @@ fn checksum(bytes: &[u8]) -> u16 {
     !u16::try_from(sum).unwrap()
 }
 
-/// An IPv4 packet.
+/// An IPv4 packet that is not to be fragmented.
 pub fn ipv4_packet(from: SocketAddrV4, to: SocketAddrV4, protocol: u8, payload: &[u8]) -> Vec<u8> {
     let len = u16::try_from(20 + payload.len()).unwrap();
-    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, protocol, 0, 0];
+    let mut packet = vec![0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, protocol, 0, 0];
     packet[2..4].copy_from_slice(&len.to_be_bytes());
     packet.extend(from.ip().octets());
     packet.extend(to.ip().octets());
@@ -164,7 +164,7 @@ pub fn ipv4_packet(from: SocketAddrV4, to: SocketAddrV4, protocol: u8, payload: 
     packet
 }
 
-/// An IPv4 packet with a UDP datagram, without a UDP checksum.
+/// An IPv4 packet with a UDP datagram.
 pub fn udp_packet(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
     let len = u16::try_from(8 + payload.len()).unwrap();
     let mut datagram = Vec::new();
@@ -172,5 +172,13 @@ pub fn udp_packet(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u
         datagram.extend(field.to_be_bytes());
     }
     datagram.extend(payload);
+    let pseudo_header = [
+        &from.ip().octets(),
+        &to.ip().octets(),
+        &[0, 17][..],
+        &len.to_be_bytes(),
+    ];
+    let sum = checksum(&[&pseudo_header.concat(), &datagram[..]].concat());
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
     ipv4_packet(from, to, 17, &datagram)
 }

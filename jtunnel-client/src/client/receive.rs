@@ -11,28 +11,31 @@ use common::tun::Trouble;
 
 use super::Client;
 
-/// How many receive calls until signals and deadlines are looked at.
+/// How many receive calls, and bytes, until signals and deadlines are looked at.
 const MAX_RECEIVES: usize = 64;
+const MAX_BYTES: usize = 256 * 1024;
 
 impl Client {
     /// Something was received: carries it to the tun together with what is queued behind it.
     pub(super) fn drain_socket(&mut self, now: Instant) {
-        let (mut result, mut count) = (self.on_datagrams(now), 1);
+        let (mut count, mut bytes) = (1, self.datagrams.len);
+        let mut result = self.on_datagrams(now);
         if self.config.common.offload && !self.alone.is_all() {
-            while result.is_ok() && count < MAX_RECEIVES {
+            while result.is_ok() && count < MAX_RECEIVES && bytes < MAX_BYTES {
                 if !self.datagrams.make_room(self.inbound.start()) {
                     result = self.flush(now);
                 }
-                // What else may fail is reported by the call that waits.
+                // An error that lasts is reported by the call that waits.
                 if self.socket.receive_queued(&mut self.datagrams).is_err() {
                     break;
                 }
                 result = result.and(self.on_datagrams(now));
                 count += 1;
+                bytes += self.datagrams.len;
             }
             self.alone.found(count);
         }
-        if self.inbound.start().is_some() {
+        if self.inbound.start().is_some() || self.received.gave_up.is_some() {
             result = result.and(self.flush(now));
         }
         if result == Err(Trouble::Gone) {

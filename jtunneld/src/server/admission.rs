@@ -40,6 +40,8 @@ impl Server {
             self.discards.no_device += 1;
             return None;
         }
+        // Nobody's packets wait while a device is made.
+        self.flush();
         let tun = self.open_tun();
         match tun.and_then(|tun| self.insert(id, tun, now)) {
             Ok(slot) => Some(slot),

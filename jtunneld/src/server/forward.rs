@@ -6,6 +6,7 @@ use std::time::Instant;
 use common::datagrams::Datagrams;
 use common::error::reason;
 use common::id::PeerId;
+use common::inbound::write_packet;
 use common::log;
 use common::outbound::Exit;
 use common::packet::{self, HEADER_LEN, Payload};
@@ -29,7 +30,9 @@ impl Server {
 
     pub(super) fn drain_tuns(&mut self) {
         // Of one client there is no question who it is.
-        if let Some(slot) = self.clients.only() {
+        if self.closing.is_empty()
+            && let Some(slot) = self.clients.only()
+        {
             return self.drain_tun(slot);
         }
         let count = self.tuns.wait(&mut self.ready, EpollTimeout::ZERO);
@@ -61,7 +64,9 @@ impl Server {
     pub(super) fn drain_socket(&mut self) {
         let (now, mut bytes) = (Instant::now(), 0);
         for n in 0..MAX_RECEIVES {
-            if !self.datagrams.make_room(self.inbound.start()) {
+            if self.gathering.is_empty() {
+                self.datagrams.clear();
+            } else if !self.datagrams.make_room(self.gathering.starts()) {
                 self.flush();
             }
             match self.socket.receive(&mut self.datagrams) {
@@ -85,7 +90,7 @@ impl Server {
                 break;
             }
         }
-        if self.gathering.is_some() {
+        if !self.gathering.is_empty() {
             self.flush();
         }
     }
@@ -109,9 +114,9 @@ impl Server {
             let Some(slot) = known.or_else(|| self.admit(id, now)) else {
                 continue;
             };
-            // A super-packet never mixes clients.
-            if self.gathering.is_some_and(|other| other != slot) {
-                self.flush();
+            if let Some(n) = self.gathering.in_the_way_of(slot) {
+                self.write_run(n);
+                self.gathering.close(n);
             }
             let Some(client) = self.clients.get(slot) else {
                 continue;
@@ -129,9 +134,17 @@ impl Server {
                 Payload::Packet => {
                     let at = range.start + HEADER_LEN..range.end;
                     let (tun, tally) = (&client.tun, &mut client.received);
-                    let pushed = self.inbound.push(tun, &self.datagrams.data, at, tally);
-                    self.gathering = self.inbound.start().map(|_| slot);
-                    if pushed == Err(Trouble::Gone) {
+                    let buffer = &self.datagrams.data;
+                    let result = if tun.takes_super_packets() || !self.gathering.is_empty() {
+                        let pushed = self.gathering.push(slot, tun, buffer, at, tally);
+                        if let Some(error) = tally.gave_up.take() {
+                            log_gave_up(&mut self.throttles.gave_up, error, client.id);
+                        }
+                        pushed
+                    } else {
+                        write_packet(tun, &buffer[at], tally)
+                    };
+                    if result == Err(Trouble::Gone) {
                         self.device_gone(slot);
                     }
                 }
@@ -147,20 +160,25 @@ impl Server {
     }
 
     /// Writes the packets that have gathered.
-    fn flush(&mut self) {
-        let Some(slot) = self.gathering.take() else {
-            return;
-        };
-        let Some(client) = self.clients.get(slot) else {
-            return;
-        };
-        let (tun, tally) = (&client.tun, &mut client.received);
-        let result = self.inbound.flush(tun, &self.datagrams.data, tally);
-        if let Some(error) = tally.gave_up.take() {
-            log_gave_up(&mut self.throttles.gave_up, error, client.id);
+    pub(super) fn flush(&mut self) {
+        for n in 0..self.gathering.len() {
+            self.write_run(n);
         }
-        if result == Err(Trouble::Gone) {
-            self.device_gone(slot);
+        self.gathering.close_all();
+    }
+
+    fn write_run(&mut self, n: usize) {
+        let slot = self.gathering.slot(n);
+        // None goes while its packets gather.
+        if let Some(client) = self.clients.get(slot) {
+            let (tun, tally) = (&client.tun, &mut client.received);
+            let result = self.gathering.flush(n, tun, &self.datagrams.data, tally);
+            if let Some(error) = tally.gave_up.take() {
+                log_gave_up(&mut self.throttles.gave_up, error, client.id);
+            }
+            if result == Err(Trouble::Gone) {
+                self.device_gone(slot);
+            }
         }
     }
 }

@@ -1,0 +1,132 @@
+//! Packets on their way to several tun devices at once, so that the packets of one client may be
+//! joined though another's came between.
+
+use std::ops::Range;
+
+use common::inbound::Inbound;
+use common::tally::Tally;
+use common::tun::{Trouble, Tun};
+
+use crate::clients::Slot;
+
+/// Clients whose packets gather at once.
+const MAX_RUNS: usize = 8;
+
+/// What gathers for one client.
+#[derive(Default)]
+struct Run {
+    slot: Slot,
+    inbound: Inbound,
+}
+
+/// What gathers for all clients.
+pub(crate) struct Gathering {
+    /// Those in which packets wait come first, in the order of their beginning.
+    runs: [Run; MAX_RUNS],
+    count: usize,
+    /// The one that was added to last.
+    last: usize,
+}
+
+impl Default for Gathering {
+    fn default() -> Self {
+        Self {
+            runs: std::array::from_fn(|_| Run::default()),
+            count: 0,
+            last: 0,
+        }
+    }
+}
+
+impl Gathering {
+    /// Whether nothing has gathered.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// How many runs there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Where in the receive buffer the first packet of each client lies.
+    #[inline]
+    pub(crate) fn starts(&self) -> impl Iterator<Item = usize> {
+        let waiting = self.runs[..self.count].iter();
+        waiting.filter_map(|run| run.inbound.start())
+    }
+
+    /// Whose packets the n-th run has.
+    pub(crate) fn slot(&self, n: usize) -> Slot {
+        self.runs[n].slot
+    }
+
+    /// The run that is to be written before a packet of this client comes: a single packet of
+    /// another client, which would wait for nothing, or the oldest if there are too many.
+    #[inline]
+    pub(crate) fn in_the_way_of(&self, slot: Slot) -> Option<usize> {
+        if self.count == 0 || self.runs[self.last].slot == slot {
+            return None;
+        }
+        let is_alone = self.last < self.count && self.runs[self.last].inbound.is_one();
+        match is_alone {
+            true => Some(self.last),
+            false => (self.find(slot) == MAX_RUNS).then_some(0),
+        }
+    }
+
+    /// The run of this client, or the next free one.
+    #[inline]
+    fn find(&self, slot: Slot) -> usize {
+        let mut waiting = self.runs[..self.count].iter();
+        let found = waiting.position(|run| run.slot == slot);
+        found.unwrap_or(self.count)
+    }
+
+    /// Takes the packet in this part of the receive buffer, see [`Inbound::push`].
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        slot: Slot,
+        tun: &Tun,
+        buffer: &[u8],
+        at: Range<usize>,
+        tally: &mut Tally,
+    ) -> Result<(), Trouble> {
+        let n = self.find(slot);
+        self.last = n;
+        self.runs[n].slot = slot;
+        let result = self.runs[n].inbound.push(tun, buffer, at, tally);
+        let waits = self.runs[n].inbound.start().is_some();
+        if n == self.count {
+            self.count += usize::from(waits);
+        } else if !waits {
+            self.close(n);
+        }
+        result
+    }
+
+    /// Writes what has gathered in the n-th run. [`Gathering::close`] is to follow.
+    pub(crate) fn flush(
+        &mut self,
+        n: usize,
+        tun: &Tun,
+        buffer: &[u8],
+        tally: &mut Tally,
+    ) -> Result<(), Trouble> {
+        self.runs[n].inbound.flush(tun, buffer, tally)
+    }
+
+    /// Takes the n-th run, which was written, from the others.
+    pub(crate) fn close(&mut self, n: usize) {
+        self.runs[n..self.count].rotate_left(1);
+        self.count -= 1;
+    }
+
+    /// The same for all of them.
+    pub(crate) fn close_all(&mut self) {
+        self.count = 0;
+    }
+}
