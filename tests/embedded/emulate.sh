@@ -17,7 +17,8 @@ traced=term_and_int_during_the_set_up_are_heeded_after_it
 # It compares with the words of the C library here; musl has others.
 worded=each_reason_for_a_lost_packet_has_a_line
 # qemu has no preadv2: ENOSYS. So what waits in the tun together is not read together.
-queued='a_client_whose_kernel_refuses datagrams_of_equal_and_mixed_sizes_that_wait_together'
+queued='a_client_whose_kernel_refuses datagrams_of_equal_and_mixed_sizes_that_wait_together
+    super_packets_share_calls_and_become_whole_again'
 
 # suite OPTION...: the tests of these cargo options, without those that cannot work.
 suite() {
