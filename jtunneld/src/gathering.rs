@@ -20,25 +20,22 @@ struct Run {
 }
 
 /// What gathers for all clients.
+#[derive(Default)]
 pub(crate) struct Gathering {
     /// Those in which packets wait come first, in the order of their beginning.
-    runs: [Run; MAX_RUNS],
+    runs: Vec<Run>,
     count: usize,
     /// The one that was added to last.
     last: usize,
 }
 
-impl Default for Gathering {
-    fn default() -> Self {
-        Self {
-            runs: std::array::from_fn(|_| Run::default()),
-            count: 0,
-            last: 0,
-        }
-    }
-}
-
 impl Gathering {
+    /// Makes room for the packets of so many clients, or as many as gather at once.
+    pub(crate) fn grow(&mut self, clients: usize) {
+        let wanted = clients.min(MAX_RUNS).max(self.runs.len());
+        self.runs.resize_with(wanted, Run::default);
+    }
+
     /// Whether nothing has gathered.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
@@ -73,7 +70,7 @@ impl Gathering {
         let is_alone = self.last < self.count && self.runs[self.last].inbound.is_one();
         match is_alone {
             true => Some(self.last),
-            false => (self.find(slot) == MAX_RUNS).then_some(0),
+            false => (self.find(slot) == self.runs.len()).then_some(0),
         }
     }
 

@@ -108,6 +108,7 @@ impl Server {
             .socket
             .target(datagrams.from.decode(), datagrams.source);
         self.clients.insert(Client::new(id, tun, target, now));
+        self.gathering.grow(self.clients.len());
         self.starts.push_back(id);
         Ok(slot)
     }
