@@ -404,11 +404,8 @@ fn burst(host: &Host, to: &str, datagrams: &[Vec<u8>]) {
     socket.send_to(&datagrams.concat(), (to, 5886)).unwrap();
 }
 
-#[test]
-#[ignore = "needs root"]
-fn one_burst_for_two_clients_is_kept_apart() {
-    let lab = Lab::direct();
-    let _server = Server::new(&lab.server, [1, 2]).start();
+/// Two clients, played from one host, have a tunnel each: their identifiers, and what comes out.
+fn two_clients(lab: &Lab) -> ([String; 2], [Sniffer; 2]) {
     let ids = [1, 2].map(client_id);
     let hello: Vec<_> = ids.iter().map(|id| datagram(id, b"\x03hello")).collect();
     burst(lab.client(), SERVER4, &hello);
@@ -421,6 +418,15 @@ fn one_burst_for_two_clients_is_kept_apart() {
         });
         Sniffer::new(&lab.server, device)
     });
+    (ids, sniffers)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_burst_for_two_clients_is_kept_apart() {
+    let lab = Lab::direct();
+    let _server = Server::new(&lab.server, [1, 2]).start();
+    let (ids, sniffers) = two_clients(&lab);
     // One flow, as far as addresses and ports tell: only the identifiers are different, at first
     // by turns, then in two runs.
     let turns: Vec<usize> = [[0, 1].repeat(10), vec![0; 10], vec![1; 10]].concat();
@@ -454,39 +460,24 @@ fn one_burst_for_two_clients_is_kept_apart() {
 #[test]
 #[ignore = "needs root"]
 fn bursts_of_two_clients_by_turns_are_joined_for_each() {
-    const BURST: usize = 5;
+    const BURST: u8 = 5;
+    const BURSTS: u8 = 40;
     let lab = Lab::direct();
     let server = Server::new(&lab.server, [1, 2]).start();
-    let ids = [1, 2].map(client_id);
-    let socket = lab.client().run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
-    let send = |datagrams: &[Vec<u8>]| {
-        let len = i32::try_from(datagrams[0].len()).unwrap();
-        setsockopt(&socket, UdpGsoSegment, &len).unwrap();
-        let to = (SERVER4, 5886);
-        socket.send_to(&datagrams.concat(), to).unwrap();
-    };
-    send(&ids.each_ref().map(|id| datagram(id, b"\x03hello")));
-    lab.server.wait_tuns(2);
-    let sniffers = ["tun0", "tun1"].map(|device| {
-        wait_until(PATIENCE, device, || {
-            let link = lab.server.ip(&format!("link show dev {device}"));
-            link.contains("LOWER_UP")
-        });
-        Sniffer::new(&lab.server, device)
-    });
+    let (ids, sniffers) = two_clients(&lab);
     let [from, to] = ["10.0.1.2:7000", "10.0.1.1:7001"].map(|a| a.parse().unwrap());
     kill(server.pid(), Signal::SIGSTOP).unwrap();
-    for n in 0..40u8 {
+    for n in 0..BURSTS {
         for id in &ids {
-            let packet = |m| udp_packet(from, to, &[n * 5 + m; 100]);
-            let burst: Vec<_> = (0..5).map(|m| datagram(id, &packet(m))).collect();
-            send(&burst);
+            let packet = |m| udp_packet(from, to, &[n * BURST + m; 100]);
+            let datagrams: Vec<_> = (0..BURST).map(|m| datagram(id, &packet(m))).collect();
+            burst(lab.client(), SERVER4, &datagrams);
         }
     }
     kill(server.pid(), Signal::SIGCONT).unwrap();
     for (client, sniffer) in sniffers.iter().enumerate() {
         let (mut seen, mut longest) = (Vec::new(), 0);
-        while seen.len() < 40 * BURST {
+        while seen.len() < usize::from(BURSTS * BURST) {
             let packet = sniffer.wait(&format!("more than {seen:?} of {client}"), |p| {
                 sniffer::udp(p).is_some_and(|(source, ..)| source == 7000)
             });
@@ -494,9 +485,13 @@ fn bursts_of_two_clients_by_turns_are_joined_for_each() {
             seen.extend(content.chunks(100).map(|piece| piece[0]));
             longest = longest.max(content.len() / 100);
         }
-        assert!(seen.iter().copied().eq(0..200), "{client}: {seen:?}");
+        assert!(
+            seen.iter().copied().eq(0..BURSTS * BURST),
+            "{client}: {seen:?}"
+        );
         // Of several bursts, though the other client's came between.
-        assert_eq!(longest > 2 * BURST, offload_by_default(), "{longest}");
+        let joined = longest > 2 * usize::from(BURST);
+        assert_eq!(joined, offload_by_default(), "{longest}");
     }
 }
 

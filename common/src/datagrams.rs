@@ -48,7 +48,7 @@ impl Datagrams {
         }
     }
 
-    /// Nothing is used any more.
+    /// Nothing waits: the whole buffer is free again.
     #[inline]
     pub fn clear(&mut self) {
         (self.start, self.len) = (0, 0);
@@ -64,8 +64,12 @@ impl Datagrams {
         let oldest = waiting
             .into_iter()
             .min_by_key(|&start| (start < used, start));
-        let place = place(self.data.len(), self.room, used, oldest);
-        (self.start, self.len) = (place.unwrap_or(0), 0);
+        let place = match oldest {
+            None => Some(0),
+            Some(oldest) => place(self.data.len(), self.room, used, oldest),
+        };
+        self.clear();
+        self.start = place.unwrap_or(0);
         place.is_some()
     }
 
@@ -98,10 +102,7 @@ impl Datagrams {
 
 /// Where in a buffer of this length the next packets can go, which need so much room: the last ones
 /// end at `used`, and the oldest that wait begin at `waiting`. `None` if those are in the way.
-fn place(len: usize, room: usize, used: usize, waiting: Option<usize>) -> Option<usize> {
-    let Some(waiting) = waiting else {
-        return Some(0);
-    };
+fn place(len: usize, room: usize, used: usize, waiting: usize) -> Option<usize> {
     let (behind, before) = match waiting < used {
         true => (len - used, waiting),
         false => (waiting - used, 0),

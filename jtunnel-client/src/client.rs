@@ -173,7 +173,7 @@ impl Program for Client {
             outbound: Outbound::new(id, options.offload),
             inbound: Inbound::default(),
             alone: Alone::default(),
-            datagrams: Datagrams::new(MAX_DATAGRAM, 2),
+            datagrams: Datagrams::new(MAX_DATAGRAM, receive::ROOMS),
             received: Tally::default(),
             throttles: Throttles {
                 foreign: Throttle::per_minute(),

@@ -22,10 +22,11 @@ struct Run {
 /// What gathers for all clients.
 #[derive(Default)]
 pub(crate) struct Gathering {
-    /// Those in which packets wait come first, in the order of their beginning.
+    /// Those in which packets wait come first, the oldest before the others.
     runs: Vec<Run>,
+    /// How many those are.
     count: usize,
-    /// The one that was added to last.
+    /// The run that was added to last.
     last: usize,
 }
 
@@ -42,22 +43,11 @@ impl Gathering {
         self.count == 0
     }
 
-    /// How many runs there are.
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.count
-    }
-
     /// Where in the receive buffer the first packet of each client lies.
     #[inline]
     pub(crate) fn starts(&self) -> impl Iterator<Item = usize> {
         let waiting = self.runs[..self.count].iter();
         waiting.filter_map(|run| run.inbound.start())
-    }
-
-    /// Whose packets the n-th run has.
-    pub(crate) fn slot(&self, n: usize) -> Slot {
-        self.runs[n].slot
     }
 
     /// The run that is to be written before a packet of this client comes: a single packet of
@@ -82,7 +72,8 @@ impl Gathering {
         found.unwrap_or(self.count)
     }
 
-    /// Takes the packet in this part of the receive buffer, see [`Inbound::push`].
+    /// Takes the packet in this part of the receive buffer, see [`Inbound::push`]. Nothing must be
+    /// in its way, see [`Gathering::in_the_way_of`].
     #[inline]
     pub(crate) fn push(
         &mut self,
@@ -100,30 +91,16 @@ impl Gathering {
         if n == self.count {
             self.count += usize::from(waits);
         } else if !waits {
-            self.close(n);
+            self.take(n);
         }
         result
     }
 
-    /// Writes what has gathered in the n-th run. [`Gathering::close`] is to follow.
-    pub(crate) fn flush(
-        &mut self,
-        n: usize,
-        tun: &Tun,
-        buffer: &[u8],
-        tally: &mut Tally,
-    ) -> Result<(), Trouble> {
-        self.runs[n].inbound.flush(tun, buffer, tally)
-    }
-
-    /// Takes the n-th run, which was written, from the others.
-    pub(crate) fn close(&mut self, n: usize) {
+    /// Takes the n-th run from the others: whose packets it has, and what is to be flushed.
+    pub(crate) fn take(&mut self, n: usize) -> (Slot, &mut Inbound) {
         self.runs[n..self.count].rotate_left(1);
         self.count -= 1;
-    }
-
-    /// The same for all of them.
-    pub(crate) fn close_all(&mut self) {
-        self.count = 0;
+        let run = &mut self.runs[self.count];
+        (run.slot, &mut run.inbound)
     }
 }

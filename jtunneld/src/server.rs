@@ -34,7 +34,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{pipe2, read, write};
 
-use self::forward::MAX_READY;
+use self::forward::{MAX_READY, ROOMS};
 use crate::clients::{Clients, Slot};
 use crate::gathering::Gathering;
 use crate::options::{self, Config};
@@ -57,7 +57,7 @@ pub(crate) struct Server {
     wake_by: OwnedFd,
     /// What the server sleeps for.
     watch: Watch,
-    watched: Ready<Watched>,
+    watched: Members<Watched>,
     /// All tun devices. It is a member of the select() set, so that a wake-up costs the same
     /// whatever the number of idle clients, and descriptors may pass 1024.
     tuns: Epoll,
@@ -69,6 +69,7 @@ pub(crate) struct Server {
     tun_mode: Mode,
     max_descriptor: u64,
     outbound: Outbound,
+    /// What the socket has received, on its way to the devices.
     gathering: Gathering,
     /// Whether datagrams come one by one.
     alone: Alone,
@@ -94,8 +95,8 @@ struct Throttles {
     gave_up: Throttle,
 }
 
-/// The members of the select() set.
-struct Ready<T> {
+/// Something of each member of the select() set.
+struct Members<T> {
     signals: T,
     socket: T,
     tuns: T,
@@ -144,7 +145,7 @@ impl Program for Server {
             let added = watch.add(fd);
             added.context(|| "wait for a descriptor above 1023 with select()".into())
         };
-        let watched = Ready {
+        let watched = Members {
             signals: add(wake.as_fd())?,
             socket: add(socket.as_fd())?,
             tuns: add(tuns.0.as_fd())?,
@@ -167,7 +168,7 @@ impl Program for Server {
             outbound: Outbound::new(id, options.offload),
             gathering: Gathering::default(),
             alone: Alone::default(),
-            datagrams: Datagrams::new(MAX_DATAGRAM, 5),
+            datagrams: Datagrams::new(MAX_DATAGRAM, ROOMS),
             starts: VecDeque::new(),
             next_start: now,
             closing: Vec::new(),
@@ -230,12 +231,12 @@ impl Server {
         Ok(())
     }
 
-    /// The one place where the server sleeps.
-    fn wait(&mut self, deadline: Option<Instant>) -> Ready<bool> {
+    /// The one place where the server sleeps. Returns who can be read from.
+    fn wait(&mut self, deadline: Option<Instant>) -> Members<bool> {
         let timeout = deadline.map(time_until);
         // After EINTR nothing is ready, and the handler has written to the pipe.
         let _ = self.watch.wait(timeout.as_ref());
-        Ready {
+        Members {
             signals: self.watch.is_ready(self.watched.signals),
             socket: self.watch.is_ready(self.watched.socket),
             tuns: self.watch.is_ready(self.watched.tuns),

@@ -14,6 +14,8 @@ use super::Client;
 /// How many receive calls, and bytes, until signals and deadlines are looked at.
 const MAX_RECEIVES: usize = 64;
 const MAX_BYTES: usize = 256 * 1024;
+/// Room in the receive buffer: what one call has brought may wait while another one writes.
+pub(super) const ROOMS: usize = 2;
 
 impl Client {
     /// Something was received: carries it to the tun together with what is queued behind it.

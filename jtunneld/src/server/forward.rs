@@ -9,7 +9,7 @@ use common::id::PeerId;
 use common::inbound::write_packet;
 use common::log;
 use common::outbound::Exit;
-use common::packet::{self, HEADER_LEN, Payload};
+use common::packet::{self, HEADER_LEN, MAX_DATAGRAM, Payload};
 use common::socket::{Socket, is_nothing};
 use common::throttle::Throttle;
 use common::tun::Trouble;
@@ -22,6 +22,8 @@ use crate::clients::{Client, Slot};
 /// How many receive calls, and bytes, until the tun devices' turn.
 const MAX_RECEIVES: usize = 64;
 const MAX_BYTES: usize = 256 * 1024;
+/// Room in the receive buffer for all that one turn receives.
+pub(super) const ROOMS: usize = MAX_BYTES / MAX_DATAGRAM + 1;
 /// How many ready devices one call reports; the others come first next time.
 pub(super) const MAX_READY: usize = 64;
 
@@ -90,9 +92,7 @@ impl Server {
                 break;
             }
         }
-        if !self.gathering.is_empty() {
-            self.flush();
-        }
+        self.flush();
     }
 
     fn on_datagrams(&mut self, now: Instant) {
@@ -116,7 +116,6 @@ impl Server {
             };
             if let Some(n) = self.gathering.in_the_way_of(slot) {
                 self.write_run(n);
-                self.gathering.close(n);
             }
             let Some(client) = self.clients.get(slot) else {
                 continue;
@@ -160,25 +159,26 @@ impl Server {
     }
 
     /// Writes the packets that have gathered.
+    #[inline]
     pub(super) fn flush(&mut self) {
-        for n in 0..self.gathering.len() {
-            self.write_run(n);
+        while !self.gathering.is_empty() {
+            self.write_run(0);
         }
-        self.gathering.close_all();
     }
 
     fn write_run(&mut self, n: usize) {
-        let slot = self.gathering.slot(n);
-        // None goes while its packets gather.
-        if let Some(client) = self.clients.get(slot) {
-            let (tun, tally) = (&client.tun, &mut client.received);
-            let result = self.gathering.flush(n, tun, &self.datagrams.data, tally);
-            if let Some(error) = tally.gave_up.take() {
-                log_gave_up(&mut self.throttles.gave_up, error, client.id);
-            }
-            if result == Err(Trouble::Gone) {
-                self.device_gone(slot);
-            }
+        let (slot, inbound) = self.gathering.take(n);
+        // There always is: clients go between two turns only.
+        let Some(client) = self.clients.get(slot) else {
+            return;
+        };
+        let (tun, tally) = (&client.tun, &mut client.received);
+        let result = inbound.flush(tun, &self.datagrams.data, tally);
+        if let Some(error) = tally.gave_up.take() {
+            log_gave_up(&mut self.throttles.gave_up, error, client.id);
+        }
+        if result == Err(Trouble::Gone) {
+            self.device_gone(slot);
         }
     }
 }
