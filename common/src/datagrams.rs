@@ -30,13 +30,18 @@ pub struct Datagrams {
     start: usize,
     /// How much one call can bring, in bytes.
     room: usize,
+    /// How much of the buffer is in use, in bytes.
+    end: usize,
 }
 
 impl Datagrams {
-    /// For calls that bring so many bytes at most, with room for so many of them at once.
+    /// For calls that bring so many bytes at most, with room for so many of them at once: two, until
+    /// there is need for more.
     pub fn new(room: usize, rooms: usize) -> Self {
+        let data = memory::room(rooms * room);
+        let end = data.len().min(2 * room);
         Self {
-            data: memory::room(rooms * room),
+            data,
             len: 0,
             from: RawAddress::EMPTY,
             source: None,
@@ -45,7 +50,15 @@ impl Datagrams {
             control: Control::default(),
             start: 0,
             room,
+            end,
         }
+    }
+
+    /// Has use for room for so many calls at once, or for all there is. What is in use is touched
+    /// sooner or later, and takes memory then.
+    pub fn grow(&mut self, rooms: usize) {
+        let wanted = rooms.saturating_mul(self.room).min(self.data.len());
+        self.end = self.end.max(wanted);
     }
 
     /// Nothing waits: the whole buffer is free again.
@@ -66,7 +79,7 @@ impl Datagrams {
             .min_by_key(|&start| (start < used, start));
         let place = match oldest {
             None => Some(0),
-            Some(oldest) => place(self.data.len(), self.room, used, oldest),
+            Some(oldest) => place(self.end, self.room, used, oldest),
         };
         self.clear();
         self.start = place.unwrap_or(0);
@@ -129,6 +142,7 @@ mod tests {
         let mut random = Random::new(4);
         for rooms in 2..6 {
             let mut datagrams = Datagrams::new(ROOM, rooms);
+            datagrams.grow(rooms);
             let mut waiting = Vec::<Range<usize>>::new();
             let (mut wraps, mut in_the_way) = (0, 0);
             for _ in 0..20_000 {

@@ -109,6 +109,8 @@ impl Server {
             .target(datagrams.from.decode(), datagrams.source);
         self.clients.insert(Client::new(id, tun, target, now));
         self.gathering.grow(self.clients.len());
+        // What waits of each, and the next call.
+        self.datagrams.grow(self.clients.len() + 1);
         self.starts.push_back(id);
         Ok(slot)
     }
