@@ -79,9 +79,12 @@ fn an_unknown_one_gets_no_answer_and_no_device() {
         // The server's own identifier opens nothing either.
         peer.send(SERVER_ID, payload, TO);
     }
+    let reply = peer.receive_within(Duration::from_millis(200));
+    assert!(reply.is_none(), "{reply:?}");
     peer.knock(&client_id(1), TO, SERVER_ID);
     assert_eq!(lab.server.tuns().len(), 1);
     server.lines.exactly("admitted", 1);
+    server.lines.assert_discreet();
     let status = server
         .lines
         .wait_next("status: ", || server.signal(Signal::SIGUSR1));

@@ -261,6 +261,26 @@ fn debug_lines_on_demand() {
     let line = log.lines.wait("not the server");
     assert!(line.starts_with("<31>jtunnel-client["), "{line}");
     client.lines.wait("not the server");
+
+    drop(fake);
+    let peer = Peer::new(lab.client());
+    for (options, count) in [(&["-v"][..], 1), (&[], 0)] {
+        let server = Server::new(&lab.server, [1]).options(options);
+        let server = server.start_with(&["/bin/true"]);
+        peer.send_raw(b"7 bytes", (SERVER4, 5886));
+        wait_until(PATIENCE, "a datagram that is counted", || {
+            let report = || server.signal(Signal::SIGUSR1);
+            server
+                .lines
+                .wait_next("status: ", report)
+                .contains(" 1 short")
+        });
+        let line = format!(
+            "dropped a datagram from 198.51.100.2:{}: too short",
+            peer.port()
+        );
+        server.lines.exactly(&line, count);
+    }
 }
 
 #[test]

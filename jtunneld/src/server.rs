@@ -87,6 +87,7 @@ pub(crate) struct Server {
 }
 
 struct Throttles {
+    malformed: Throttle,
     unknown: Throttle,
     send: Throttle,
     receive: Throttle,
@@ -176,6 +177,7 @@ impl Program for Server {
             report: None,
             discards: Discards::default(),
             throttles: Throttles {
+                malformed: Throttle::per_minute(),
                 unknown: Throttle::per_minute(),
                 send: Throttle::per_minute(),
                 receive: Throttle::per_minute(),

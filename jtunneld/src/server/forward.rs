@@ -98,16 +98,17 @@ impl Server {
     fn on_datagrams(&mut self, now: Instant) {
         if self.datagrams.truncated {
             self.discards.truncated += 1;
-            return;
+            return self.log_malformed("too long", now);
         }
         if self.datagrams.from.port() == 0 {
             self.discards.port_zero += 1;
-            return;
+            return self.log_malformed("there is no such port", now);
         }
         for range in self.datagrams.ranges() {
             let Some((id, payload)) = packet::decapsulate(&self.datagrams.data[range.clone()])
             else {
                 self.discards.short += 1;
+                self.log_malformed("too short", now);
                 continue;
             };
             let known = self.clients.find(id);
@@ -155,6 +156,16 @@ impl Server {
                 }
                 Payload::Keepalive(_) | Payload::Alive | Payload::Answer(_) | Payload::Other => {}
             }
+        }
+    }
+
+    #[cold]
+    fn log_malformed(&mut self, fault: &str, now: Instant) {
+        if let Some(held_back) = self.throttles.malformed.pass(now) {
+            let from = &self.datagrams.from;
+            log::debug(format_args!(
+                "dropped a datagram from {from}: {fault}{held_back}"
+            ));
         }
     }
 
