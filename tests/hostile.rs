@@ -211,7 +211,7 @@ fn the_tunnel_routed_into_itself_by_the_client() {
         let tun = &lab.client().tuns()[0];
         lab.client().ip(&format!("route add {route} dev {tun}"));
         let line = client.lines.wait("routed into itself");
-        assert!(line.contains("server's own address and port"), "{line}");
+        assert!(line.contains("peer's own address and port"), "{line}");
         // Three keepalives later it is at rest. Each new sender may say so once.
         client.lines.wait("no answer from");
         let senders = 1 + client.lines.count("no answer from");
@@ -234,7 +234,7 @@ fn the_tunnel_routed_into_itself_by_the_server() {
     server.ip(&format!("route add 192.168.1.2/32 dev {tun}"));
     let line = tunnel.server.lines.wait("routed into itself");
     assert!(
-        line.contains("client 0001...: dropped a packet for its own address and port"),
+        line.contains("client 0001...: dropped a packet for the peer's own address and port"),
         "{line}"
     );
     tunnel.client.lines.wait("no answer from");

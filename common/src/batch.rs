@@ -103,7 +103,7 @@ impl Batch {
         let mut tries = 2;
         while let [first, rest @ ..] = left {
             let len = first.len();
-            if tries > 0 && !rest.is_empty() && exit.target.segments(len) {
+            if tries > 0 && !rest.is_empty() && exit.target.takes_segments(len) {
                 tries -= 1;
                 match send_at_once(left, buffers, len, exit) {
                     Ok(()) => break,

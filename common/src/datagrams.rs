@@ -6,8 +6,8 @@ use std::ops::Range;
 use crate::address::RawAddress;
 use crate::control::Control;
 use crate::memory;
-use crate::socket::Source;
 use crate::sys::Pages;
+use crate::target::Source;
 
 /// What one call received: a datagram, or several of one flow and one length behind each other,
 /// the last of which may be shorter. Kept for the next call, so that nothing is copied or cleared.

@@ -44,9 +44,11 @@ pub mod socket;
 )]
 pub mod sys;
 pub mod tally;
+pub mod target;
 #[cfg(test)]
 mod testing;
 pub mod throttle;
+pub mod trouble;
 pub mod tun;
 pub mod virtio_net;
 pub mod watch;

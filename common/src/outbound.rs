@@ -9,9 +9,10 @@ use crate::gso::{self, SuperPacket};
 use crate::id::PeerId;
 use crate::memory;
 use crate::packet::{HEADER_LEN, is_addressed_to};
-use crate::socket::{Socket, Target};
+use crate::socket::Socket;
 use crate::sys::Pages;
 use crate::tally::Tally;
+use crate::target::Target;
 use crate::tun::{Trouble, Tun};
 use crate::virtio_net::{self, GsoType, VirtioNetHdr};
 

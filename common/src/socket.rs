@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libc::c_int;
 use nix::errno::Errno;
@@ -18,6 +18,7 @@ use crate::datagrams::Datagrams;
 use crate::error::{Context, Result};
 use crate::memory;
 use crate::sys;
+use crate::target::{Source, Target};
 
 /// Receive buffer, in bytes: room for all that comes while a busy processor is elsewhere for
 /// 10 ms. The default of 208 KiB loses bursts.
@@ -30,13 +31,8 @@ const BUFFER_SHARE: u64 = 32;
 /// late; it holds 0.3 s of 20 Mbit/s.
 const SEND_BUFFER_LEN: usize = 512 << 10;
 
-/// No path has an MTU that this would not pass (RFC 791: 576).
-const SHORT_SEGMENT: usize = 512;
 /// Flags of every call that is not to wait, which is every send.
 const NOWAIT: c_int = libc::MSG_DONTWAIT;
-/// How long segments that were refused go singly.
-const REFUSED_FOR: Duration = Duration::from_secs(60);
-
 /// How the socket is to be set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Bind {
@@ -74,64 +70,6 @@ pub struct Socket {
     control: bool,
 }
 
-/// The local address that a datagram came to, so that the answer leaves from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// In network byte order; IPv4 in mapped form.
-    address: u128,
-    /// 0 but for link-local addresses: an index would override the routing table.
-    interface: u32,
-}
-
-/// Where to send: a peer's address, and the local address to send from, if there is a choice.
-#[derive(Clone, Copy)]
-pub struct Target {
-    address: SocketAddr,
-    raw: RawAddress,
-    source: Option<Source>,
-    /// Control messages that ask for the source.
-    control: Control,
-    /// The longest datagram that may leave as a segment of many, in bytes.
-    max_segment: usize,
-    /// When a longer one was refused; never if the kernel has no segments.
-    refused: Option<Instant>,
-}
-
-impl Target {
-    /// The peer's address.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Whether this is where the datagrams came from, and to.
-    pub fn is_origin_of(&self, datagrams: &Datagrams) -> bool {
-        self.raw == datagrams.from && self.source == datagrams.source
-    }
-
-    /// Whether datagrams of this length may leave as segments. What was refused is tried again
-    /// after a while: paths change.
-    pub fn segments(&self, len: usize) -> bool {
-        len <= self.max_segment || self.refused.is_some_and(|at| at.elapsed() >= REFUSED_FOR)
-    }
-
-    /// Segments of this length have left.
-    pub fn accept_segments(&mut self, len: usize) {
-        self.max_segment = self.max_segment.max(len);
-    }
-
-    /// Remembers that segments of this length were refused, so that they go singly. The error
-    /// is the same for a path whose MTU is smaller and for a device that can't do it at all: a
-    /// short segment tells them apart. Returns whether that is news.
-    pub fn refuse_segments(&mut self, len: usize) -> bool {
-        let is_news = len <= self.max_segment;
-        self.refused = Some(Instant::now());
-        if is_news {
-            self.max_segment = if len > SHORT_SEGMENT { len - 1 } else { 0 };
-        }
-        is_news
-    }
-}
-
 impl Socket {
     /// Opens and binds a socket.
     ///
@@ -144,7 +82,7 @@ impl Socket {
             fd,
             ipv6,
             segments,
-            control: options.offload || options.report_source,
+            control: options.offload || (options.report_source && options.is_wildcard()),
         };
         socket.configure(options)?;
         let any = match ipv6 {
@@ -269,8 +207,8 @@ impl Socket {
         into.source = None;
         for (level, kind, data) in messages(&into.control.room()[..received.control_len]) {
             match (level, kind) {
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => into.source = source6(data),
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => into.source = source4(data),
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => into.source = Source::from_v6(data),
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) => into.source = Source::from_v4(data),
                 (libc::SOL_UDP, libc::UDP_GRO) => into.stride = stride(data, into.len),
                 _ => {}
             }
@@ -281,18 +219,7 @@ impl Socket {
     /// Where to send, made once for many datagrams.
     #[inline(never)]
     pub fn target(&self, address: SocketAddr, source: Option<Source>) -> Target {
-        let mut control = Control::default();
-        if let Some(source) = source {
-            self.push_source(&mut control, source);
-        }
-        Target {
-            address,
-            raw: RawAddress::new(address, self.ipv6),
-            source,
-            control,
-            max_segment: if self.segments { usize::MAX } else { 0 },
-            refused: None,
-        }
+        Target::new(address, self.ipv6, source, self.segments)
     }
 
     /// Sends a datagram, without waiting: behind a slow uplink all that queues in the tun would be
@@ -313,7 +240,7 @@ impl Socket {
     }
 
     /// Sends the parts as datagrams of `len` bytes, the last of which may be shorter, in one
-    /// call. Not all paths can, see [`Target::segments`].
+    /// call. Not all paths can, see [`Target::takes_segments`].
     pub fn send_segments(
         &self,
         parts: &[IoSlice<'_>],
@@ -343,22 +270,6 @@ impl Socket {
                 send(&Control::default())
             }
             result => result,
-        }
-    }
-
-    /// Appends `in6_pktinfo` or `in_pktinfo` (ipv6(7), ip(7)).
-    fn push_source(&self, control: &mut Control, source: Source) {
-        let interface = source.interface.to_ne_bytes();
-        let address = source.address.to_ne_bytes();
-        if self.ipv6 {
-            let mut info = [0; 20];
-            info[..16].copy_from_slice(&address);
-            info[16..].copy_from_slice(&interface);
-            control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
-        } else {
-            let mut info = [0; 12];
-            info[4..8].copy_from_slice(&address[12..]);
-            control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
         }
     }
 
@@ -396,27 +307,6 @@ fn open(options: &Bind) -> nix::Result<(OwnedFd, bool)> {
     }
 }
 
-/// The local address that an IPv6 datagram came to.
-fn source6(info: &[u8]) -> Option<Source> {
-    let address = *info.first_chunk::<16>()?;
-    let index = u32::from_ne_bytes(*info.get(16..)?.first_chunk::<4>()?);
-    let link_local = Ipv6Addr::from(address).is_unicast_link_local();
-    Some(Source {
-        address: u128::from_ne_bytes(address),
-        interface: if link_local { index } else { 0 },
-    })
-}
-
-/// The same for IPv4: ipi_ifindex, ipi_spec_dst, ipi_addr. The last is the destination in the
-/// header.
-fn source4(info: &[u8]) -> Option<Source> {
-    let address = Ipv4Addr::from(*info.get(8..)?.first_chunk::<4>()?);
-    Some(Source {
-        address: u128::from_ne_bytes(address.to_ipv6_mapped().octets()),
-        interface: 0,
-    })
-}
-
 /// Length of each datagram in what was received (udp(7)): an `int`, and what can't be is no
 /// division.
 fn stride(data: &[u8], len: usize) -> usize {
@@ -428,7 +318,7 @@ fn stride(data: &[u8], len: usize) -> usize {
 
 /// Whether a nonblocking call found nothing to do, be it for want of room in the socket's own
 /// buffer, or a signal or time-out ended a wait.
-pub fn is_nothing(error: Errno) -> bool {
+pub fn would_block(error: Errno) -> bool {
     matches!(error, Errno::EAGAIN | Errno::EINTR)
 }
 
@@ -493,13 +383,11 @@ mod tests {
     #[test]
     fn a_source_that_is_not_ours_is_passed_over() {
         let (server, client) = (bind(None), bind(Some("127.0.0.1")));
-        let source = Source {
-            address: u128::from_ne_bytes(Ipv4Addr::new(192, 0, 2, 77).to_ipv6_mapped().octets()),
-            interface: 0,
-        };
+        let info = [[0; 4], [0; 4], [192, 0, 2, 77]].concat();
+        let source = Source::from_v4(&info);
         let to = client.local_address().expect("a bound socket");
         server
-            .send(b"x", &server.target(to, Some(source)))
+            .send(b"x", &server.target(to, source))
             .expect("it leaves from another address");
         assert_eq!(receive(&client, 16).expect("a datagram").len, 1);
     }
@@ -519,7 +407,7 @@ mod tests {
         let (server, client) = (bind(None), bind(Some("127.0.0.1")));
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port(&server));
         let target = client.target(to, None);
-        assert!(target.segments(100));
+        assert!(target.takes_segments(100));
         client
             .send_segments(&[IoSlice::new(&[7; 250])], &target, 100)
             .expect("loopback takes it");
@@ -548,44 +436,13 @@ mod tests {
     }
 
     #[test]
-    fn refused_segments_go_singly() {
-        let socket = bind(None);
-        let to = "192.0.2.1:1".parse().expect("an address");
-        let mut target = socket.target(to, None);
-        assert!(target.refuse_segments(1428), "news");
-        assert!(target.segments(1427) && !target.segments(1428));
-        assert!(target.refuse_segments(100));
-        assert!(!target.segments(8));
-    }
-
-    #[test]
-    fn refused_segments_are_tried_again() {
-        let socket = bind(None);
-        let to = "192.0.2.1:1".parse().expect("an address");
-        let mut target = socket.target(to, None);
-        target.refuse_segments(1428);
-        for tried in [true, false] {
-            target.refused = Instant::now().checked_sub(REFUSED_FOR);
-            assert!(target.segments(1428));
-            match tried {
-                true => assert!(!target.refuse_segments(1428), "no news"),
-                false => target.accept_segments(1428),
-            }
-            assert_eq!(target.segments(1428), !tried);
-        }
-        let mut never = socket.target(to, None);
-        never.max_segment = 0;
-        assert!(!never.segments(8), "a kernel that has none");
-    }
-
-    #[test]
     fn receive_waits_no_longer_than_told() {
         let server = bind(None);
         server
             .set_receive_timeout(Duration::ZERO)
             .expect("a time-out");
         let error = receive(&server, 8).expect_err("nobody sends");
-        assert!(is_nothing(error));
+        assert!(would_block(error));
     }
 
     #[test]

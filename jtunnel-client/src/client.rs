@@ -24,10 +24,12 @@ use common::options::{Action, Common};
 use common::outbound::Outbound;
 use common::packet::MAX_DATAGRAM;
 use common::program::Program;
-use common::socket::{Bind, Socket, Target, is_nothing};
+use common::socket::{Bind, Socket, would_block};
 use common::sys::{self, Wake};
 use common::tally::Tally;
+use common::target::Target;
 use common::throttle::Throttle;
+use common::trouble::TroubleLog;
 use common::tun::{Mode, Tun};
 use common::{identity, log};
 use nix::errno::Errno;
@@ -91,6 +93,7 @@ pub(crate) struct Client {
     /// What the socket receives.
     datagrams: Datagrams,
     received: Tally,
+    trouble: TroubleLog,
     throttles: Throttles,
 }
 
@@ -98,11 +101,10 @@ struct Throttles {
     foreign: Throttle,
     unauthorized: Throttle,
     receive: Throttle,
-    send: Throttle,
+    socket: Throttle,
     silence: Throttle,
     resolve: Throttle,
     tun: Throttle,
-    gave_up: Throttle,
 }
 
 impl Program for Client {
@@ -175,15 +177,15 @@ impl Program for Client {
             alone: Alone::default(),
             datagrams: Datagrams::new(MAX_DATAGRAM, receive::ROOMS),
             received: Tally::default(),
+            trouble: TroubleLog::default(),
             throttles: Throttles {
                 foreign: Throttle::per_minute(),
                 unauthorized: Throttle::per_minute(),
                 receive: Throttle::per_minute(),
-                send: Throttle::per_minute(),
+                socket: Throttle::per_minute(),
                 silence: Throttle::every(SILENCE_INTERVAL),
                 resolve: Throttle::per_minute(),
                 tun: Throttle::per_minute(),
-                gave_up: Throttle::per_minute(),
             },
             config,
         })
@@ -246,7 +248,7 @@ impl Client {
         let now = Instant::now();
         match result {
             Ok(()) => self.drain_socket(now),
-            Err(error) if is_nothing(error) => self.timeout.expired(),
+            Err(error) if would_block(error) => self.timeout.expired(),
             Err(error) => {
                 if let Some(held_back) = self.throttles.receive.pass(now) {
                     let reason = reason(&error.into());

@@ -1,15 +1,14 @@
 //! The child process: tun to UDP and nothing else. It sleeps in the read of the tun.
 
-use std::mem::take;
 use std::time::Instant;
 
-use common::error::reason;
 use common::log;
 use common::outbound::{Exit, Outbound};
-use common::socket::{Socket, Target, is_nothing};
+use common::socket::Socket;
 use common::sys::{self, Wake};
 use common::tally::{Count, Tally};
-use common::throttle::Throttle;
+use common::target::Target;
+use common::trouble::TroubleLog;
 use common::tun::{Trouble, Tun};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -33,7 +32,9 @@ impl Sender<'_> {
             return;
         }
         let mut target = self.server;
-        let mut log = TroubleLog::new(self.logged);
+        let mut trouble = self
+            .logged
+            .map_or_else(TroubleLog::default, TroubleLog::since);
         let mut tally = Tally::default();
         loop {
             let mut exit = Exit {
@@ -42,7 +43,7 @@ impl Sender<'_> {
                 tally: &mut tally,
             };
             let result = self.outbound.carry(self.tun, &mut exit);
-            log.write(&mut tally, &target);
+            trouble.sent(None, &mut tally, &target);
             if sys::take_signals().contains(Signal::SIGUSR1) {
                 report(&tally.count);
             }
@@ -50,53 +51,6 @@ impl Sender<'_> {
             if !matches!(result, Ok(()) | Err(Trouble::Nothing)) {
                 return;
             }
-        }
-    }
-}
-
-/// Lines about lost packets, at a bounded rate.
-struct TroubleLog {
-    send: Throttle,
-    looped: Throttle,
-    gave_up: Throttle,
-}
-
-impl TroubleLog {
-    fn new(logged: Option<Instant>) -> Self {
-        let throttle = || match logged {
-            Some(at) => Throttle::per_minute().passed(at),
-            None => Throttle::per_minute(),
-        };
-        Self {
-            send: throttle(),
-            looped: throttle(),
-            gave_up: throttle(),
-        }
-    }
-
-    fn write(&mut self, tally: &mut Tally, target: &Target) {
-        if take(&mut tally.looped)
-            && let Some(held_back) = self.looped.pass(Instant::now())
-        {
-            log::warning(format_args!(
-                "dropped a packet for the server's own address and port: the tunnel is routed \
-                 into itself{held_back}"
-            ));
-        }
-        if let Some(error) = tally.gave_up.take()
-            && let Some(held_back) = self.gave_up.pass(Instant::now())
-        {
-            let reason = reason(&error.into());
-            log::info(format_args!(
-                "packets go one by one, many at once were refused: {reason}{held_back}"
-            ));
-        }
-        if let Some(error) = tally.error.take()
-            && !is_nothing(error)
-            && let Some(held_back) = self.send.pass(Instant::now())
-        {
-            let (to, reason) = (target.address(), reason(&error.into()));
-            log::warning(format_args!("unable to send to {to}: {reason}{held_back}"));
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use common::id::PeerId;
-use common::socket::Target;
 use common::tally::Tally;
+use common::target::Target;
 use common::throttle::Throttle;
 use common::tun::Tun;
 use nix::unistd::Pid;

@@ -26,8 +26,8 @@ pub(crate) struct Gathering {
     runs: Vec<Run>,
     /// How many those are.
     count: usize,
-    /// The run that was added to last.
-    last: usize,
+    /// The client whose packet came last.
+    last: Slot,
 }
 
 impl Gathering {
@@ -54,14 +54,16 @@ impl Gathering {
     /// another client, which would wait for nothing, or the oldest if there are too many.
     #[inline]
     pub(crate) fn in_the_way_of(&self, slot: Slot) -> Option<usize> {
-        if self.count == 0 || self.runs[self.last].slot == slot {
+        if self.count == 0 {
             return None;
         }
-        let is_alone = self.last < self.count && self.runs[self.last].inbound.is_one();
-        match is_alone {
-            true => Some(self.last),
-            false => (self.find(slot) == self.runs.len()).then_some(0),
+        if self.last != slot {
+            let last = self.find(self.last);
+            if last < self.count && self.runs[last].inbound.is_one() {
+                return Some(last);
+            }
         }
+        (self.find(slot) == self.runs.len()).then_some(0)
     }
 
     /// The run of this client, or the next free one.
@@ -84,7 +86,7 @@ impl Gathering {
         tally: &mut Tally,
     ) -> Result<(), Trouble> {
         let n = self.find(slot);
-        self.last = n;
+        self.last = slot;
         self.runs[n].slot = slot;
         let result = self.runs[n].inbound.push(tun, buffer, at, tally);
         let waits = self.runs[n].inbound.start().is_some();

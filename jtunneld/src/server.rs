@@ -24,6 +24,7 @@ use common::program::Program;
 use common::socket::{Bind, Socket};
 use common::sys::{self, Wake};
 use common::throttle::Throttle;
+use common::trouble::TroubleLog;
 use common::tun::{Mode, Tun};
 use common::watch::{Watch, Watched};
 use common::{identity, log};
@@ -83,17 +84,15 @@ pub(crate) struct Server {
     next_tun: Instant,
     report: Option<Report>,
     discards: Discards,
+    trouble: TroubleLog,
     throttles: Throttles,
 }
 
 struct Throttles {
     malformed: Throttle,
     unknown: Throttle,
-    send: Throttle,
     receive: Throttle,
     tun: Throttle,
-    looped: Throttle,
-    gave_up: Throttle,
 }
 
 /// Something of each member of the select() set.
@@ -176,14 +175,12 @@ impl Program for Server {
             next_tun: now,
             report: None,
             discards: Discards::default(),
+            trouble: TroubleLog::default(),
             throttles: Throttles {
                 malformed: Throttle::per_minute(),
                 unknown: Throttle::per_minute(),
-                send: Throttle::per_minute(),
                 receive: Throttle::per_minute(),
                 tun: Throttle::per_minute(),
-                looped: Throttle::per_minute(),
-                gave_up: Throttle::per_minute(),
             },
         };
         server.catch_signals().context(|| "catch signals".into())?;

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use common::error::reason;
 use common::log;
 use common::packet;
-use common::socket::{Socket, Target, is_nothing};
+use common::socket::{Socket, would_block};
 use common::sys::{self, Wake};
+use common::target::Target;
 use common::throttle::HeldBack;
 
 use super::Client;
@@ -36,15 +36,10 @@ impl Client {
                 return;
             };
             // The socket's buffer is full, whatever the address.
-            if is_nothing(error) {
+            if would_block(error) {
                 break;
             }
-            if let Some(held_back) = self.throttles.send.pass(now) {
-                let reason = reason(&error.into());
-                log::warning(format_args!(
-                    "unable to send to {address}: {reason}{held_back}"
-                ));
-            }
+            self.trouble.lost(error, &target, now);
             address = self.after(address);
         }
         if self.keepalive.failed(now) {
@@ -98,7 +93,7 @@ impl Client {
                 self.timeout.expired();
             }
             Err(error) => {
-                if let Some(held_back) = self.throttles.send.pass(now) {
+                if let Some(held_back) = self.throttles.socket.pass(now) {
                     log::warning(format_args!("{error}{held_back}"));
                 }
             }

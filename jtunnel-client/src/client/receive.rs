@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use common::error::reason;
 use common::id::PeerId;
 use common::log;
 use common::packet::{self, HEADER_LEN, Payload};
-use common::socket::Target;
+use common::target::Target;
 use common::tun::Trouble;
 
 use super::Client;
@@ -25,7 +24,7 @@ impl Client {
         if self.config.common.offload && !self.alone.is_all() {
             while result.is_ok() && count < MAX_RECEIVES && bytes < MAX_BYTES {
                 if !self.datagrams.make_room(self.inbound.start()) {
-                    result = self.flush(now);
+                    result = self.flush();
                 }
                 // An error that lasts is reported by the call that waits.
                 if self.socket.receive_queued(&mut self.datagrams).is_err() {
@@ -37,9 +36,10 @@ impl Client {
             }
             self.alone.found(count);
         }
-        if self.inbound.start().is_some() || self.received.gave_up.is_some() {
-            result = result.and(self.flush(now));
-        }
+        // First the writing: after an error too, nothing may wait from here on.
+        let flushed = self.flush();
+        result = result.and(flushed);
+        self.trouble.received(None, &mut self.received);
         if result == Err(Trouble::Gone) {
             self.device_gone(now);
         }
@@ -101,21 +101,12 @@ impl Client {
     }
 
     /// Writes the packets that have gathered.
-    fn flush(&mut self, now: Instant) -> Result<(), Trouble> {
+    fn flush(&mut self) -> Result<(), Trouble> {
         let Some(tun) = &self.tun else {
             return Ok(());
         };
         let (buffer, tally) = (&self.datagrams.data, &mut self.received);
-        let result = self.inbound.flush(tun, buffer, tally);
-        if let Some(error) = self.received.gave_up.take()
-            && let Some(held_back) = self.throttles.gave_up.pass(now)
-        {
-            let reason = reason(&error.into());
-            log::info(format_args!(
-                "packets come one by one, many at once were refused: {reason}{held_back}"
-            ));
-        }
-        result
+        self.inbound.flush(tun, buffer, tally)
     }
 
     fn is_accepted(&mut self, id: PeerId, now: Instant) -> bool {

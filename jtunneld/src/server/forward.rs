@@ -1,22 +1,19 @@
 //! The packet path, both directions.
 
-use std::mem::take;
+use std::ops::Range;
 use std::time::Instant;
 
 use common::datagrams::Datagrams;
 use common::error::reason;
-use common::id::PeerId;
 use common::inbound::write_packet;
 use common::log;
 use common::outbound::Exit;
 use common::packet::{self, HEADER_LEN, MAX_DATAGRAM, Payload};
-use common::socket::{Socket, is_nothing};
-use common::throttle::Throttle;
+use common::socket::{Socket, would_block};
 use common::tun::Trouble;
-use nix::errno::Errno;
 use nix::sys::epoll::EpollTimeout;
 
-use super::{Server, Throttles};
+use super::Server;
 use crate::clients::{Client, Slot};
 
 /// How many receive calls, and bytes, until the tun devices' turn.
@@ -55,7 +52,8 @@ impl Server {
             tally: &mut client.sent,
         };
         let result = self.outbound.carry(&client.tun, &mut exit);
-        log_trouble(&mut self.throttles, client);
+        self.trouble
+            .sent(Some(client.id), &mut client.sent, &client.target);
         if result == Err(Trouble::Gone) {
             self.device_gone(slot);
         }
@@ -76,7 +74,7 @@ impl Server {
                     bytes += self.datagrams.len;
                     self.on_datagrams(now);
                 }
-                Err(error) if is_nothing(error) => {
+                Err(error) if would_block(error) => {
                     self.alone.found(n);
                     break;
                 }
@@ -104,58 +102,59 @@ impl Server {
             self.discards.port_zero += 1;
             return self.log_malformed("there is no such port", now);
         }
-        for range in self.datagrams.ranges() {
-            let Some((id, payload)) = packet::decapsulate(&self.datagrams.data[range.clone()])
-            else {
-                self.discards.short += 1;
-                self.log_malformed("too short", now);
-                continue;
-            };
-            let known = self.clients.find(id);
-            let Some(slot) = known.or_else(|| self.admit(id, now)) else {
-                continue;
-            };
-            if let Some(n) = self.gathering.in_the_way_of(slot) {
-                self.write_run(n);
-            }
-            let Some(client) = self.clients.get(slot) else {
-                continue;
-            };
-            if client.closing.is_some() {
-                // PROG still cleans up; a new tunnel comes after.
-                client.received.count.dropped += 1;
-                continue;
-            }
-            client.heard = now;
-            if !client.target.is_origin_of(&self.datagrams) {
-                roam(client, &self.datagrams, &self.socket, now);
-            }
-            match payload {
-                Payload::Packet => {
-                    let at = range.start + HEADER_LEN..range.end;
-                    let (tun, tally) = (&client.tun, &mut client.received);
-                    let buffer = &self.datagrams.data;
-                    let result = if tun.takes_super_packets() || !self.gathering.is_empty() {
-                        let pushed = self.gathering.push(slot, tun, buffer, at, tally);
-                        if let Some(error) = tally.gave_up.take() {
-                            log_gave_up(&mut self.throttles.gave_up, error, client.id);
-                        }
-                        pushed
-                    } else {
-                        write_packet(tun, &buffer[at], tally)
-                    };
-                    if result == Err(Trouble::Gone) {
-                        self.device_gone(slot);
-                    }
+        for at in self.datagrams.ranges() {
+            self.on_datagram(at, now);
+        }
+    }
+
+    #[inline]
+    fn on_datagram(&mut self, at: Range<usize>, now: Instant) {
+        let Some((id, payload)) = packet::decapsulate(&self.datagrams.data[at.clone()]) else {
+            self.discards.short += 1;
+            return self.log_malformed("too short", now);
+        };
+        let known = self.clients.find(id);
+        let Some(slot) = known.or_else(|| self.admit(id, now)) else {
+            return;
+        };
+        if let Some(n) = self.gathering.in_the_way_of(slot) {
+            self.write_run(n);
+        }
+        let Some(client) = self.clients.get(slot) else {
+            return;
+        };
+        if client.closing.is_some() {
+            // PROG still cleans up; a new tunnel comes after.
+            client.received.count.dropped += 1;
+            return;
+        }
+        client.heard = now;
+        if !client.target.is_origin_of(&self.datagrams) {
+            roam(client, &self.datagrams, &self.socket, now);
+        }
+        match payload {
+            Payload::Packet => {
+                let at = at.start + HEADER_LEN..at.end;
+                let (tun, tally) = (&client.tun, &mut client.received);
+                let buffer = &self.datagrams.data;
+                // What can't be joined need not gather, unless others' packets do.
+                let result = if tun.takes_super_packets() || !self.gathering.is_empty() {
+                    self.gathering.push(slot, tun, buffer, at, tally)
+                } else {
+                    write_packet(tun, &buffer[at], tally)
+                };
+                self.trouble.received(Some(id), &mut client.received);
+                if result == Err(Trouble::Gone) {
+                    self.device_gone(slot);
                 }
-                Payload::Keepalive(counter) if client.is_answer_due(now) => {
-                    let answer = packet::answer(self.id, counter);
-                    if let Err(error) = self.socket.send(&answer, &client.target) {
-                        log_lost(&mut self.throttles.send, error, client);
-                    }
-                }
-                Payload::Keepalive(_) | Payload::Alive | Payload::Answer(_) | Payload::Other => {}
             }
+            Payload::Keepalive(counter) if client.is_answer_due(now) => {
+                let answer = packet::answer(self.id, counter);
+                if let Err(error) = self.socket.send(&answer, &client.target) {
+                    self.trouble.lost(error, &client.target, now);
+                }
+            }
+            Payload::Keepalive(_) | Payload::Alive | Payload::Answer(_) | Payload::Other => {}
         }
     }
 
@@ -185,9 +184,7 @@ impl Server {
         };
         let (tun, tally) = (&client.tun, &mut client.received);
         let result = inbound.flush(tun, &self.datagrams.data, tally);
-        if let Some(error) = tally.gave_up.take() {
-            log_gave_up(&mut self.throttles.gave_up, error, client.id);
-        }
+        self.trouble.received(Some(client.id), &mut client.received);
         if result == Err(Trouble::Gone) {
             self.device_gone(slot);
         }
@@ -206,45 +203,5 @@ fn roam(client: &mut Client, datagrams: &Datagrams, socket: &Socket, now: Instan
         log::info(format_args!(
             "client {id} moved from {from} to {to}{held_back}"
         ));
-    }
-}
-
-fn log_trouble(throttles: &mut Throttles, client: &mut Client) {
-    let id = client.id;
-    if take(&mut client.sent.looped)
-        && let Some(held_back) = throttles.looped.pass(Instant::now())
-    {
-        log::warning(format_args!(
-            "client {id}: dropped a packet for its own address and port: the tunnel is routed \
-             into itself{held_back}"
-        ));
-    }
-    if let Some(error) = client.sent.gave_up.take() {
-        log_gave_up(&mut throttles.gave_up, error, id);
-    }
-    if let Some(error) = client.sent.error.take() {
-        log_lost(&mut throttles.send, error, client);
-    }
-}
-
-#[cold]
-fn log_gave_up(throttle: &mut Throttle, error: Errno, id: PeerId) {
-    if let Some(held_back) = throttle.pass(Instant::now()) {
-        let reason = reason(&error.into());
-        log::info(format_args!(
-            "client {id}: packets go one by one, many at once were refused: {reason}{held_back}"
-        ));
-    }
-}
-
-/// A packet is lost and the next one may pass: a line now and then, and on. A buffer that is full
-/// is what a busy link has; the counters tell.
-#[cold]
-fn log_lost(throttle: &mut Throttle, error: Errno, client: &Client) {
-    if !is_nothing(error)
-        && let Some(held_back) = throttle.pass(Instant::now())
-    {
-        let (to, reason) = (client.target.address(), reason(&error.into()));
-        log::warning(format_args!("unable to send to {to}: {reason}{held_back}"));
     }
 }

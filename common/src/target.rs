@@ -1,0 +1,169 @@
+//! Where datagrams go: the peer's address, the local one that they leave from, and how many may
+//! leave at once.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use crate::address::RawAddress;
+use crate::control::Control;
+use crate::datagrams::Datagrams;
+
+/// No path has an MTU that this would not pass (RFC 791: 576).
+const SHORT_SEGMENT: usize = 512;
+/// How long segments that were refused go singly.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// The local address that a datagram came to, so that the answer leaves from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// In network byte order; IPv4 in mapped form.
+    address: u128,
+    /// 0 but for link-local addresses: an index would override the routing table.
+    interface: u32,
+}
+
+impl Source {
+    /// The local address that an IPv6 datagram came to.
+    pub(crate) fn from_v6(info: &[u8]) -> Option<Self> {
+        let address = *info.first_chunk::<16>()?;
+        let index = u32::from_ne_bytes(*info.get(16..)?.first_chunk::<4>()?);
+        let link_local = Ipv6Addr::from(address).is_unicast_link_local();
+        Some(Self {
+            address: u128::from_ne_bytes(address),
+            interface: if link_local { index } else { 0 },
+        })
+    }
+
+    /// The one that an IPv4 datagram came to: the last of ipi_ifindex, ipi_spec_dst, ipi_addr, which
+    /// is the destination in the header.
+    pub(crate) fn from_v4(info: &[u8]) -> Option<Self> {
+        let address = Ipv4Addr::from(*info.get(8..)?.first_chunk::<4>()?);
+        Some(Self {
+            address: u128::from_ne_bytes(address.to_ipv6_mapped().octets()),
+            interface: 0,
+        })
+    }
+
+    /// Asks for it with `in6_pktinfo` or `in_pktinfo` (ipv6(7), ip(7)), by the socket's family.
+    fn push_to(self, control: &mut Control, ipv6: bool) {
+        let interface = self.interface.to_ne_bytes();
+        let address = self.address.to_ne_bytes();
+        if ipv6 {
+            let mut info = [0; 20];
+            info[..16].copy_from_slice(&address);
+            info[16..].copy_from_slice(&interface);
+            control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
+        } else {
+            let mut info = [0; 12];
+            info[4..8].copy_from_slice(&address[12..]);
+            control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
+        }
+    }
+}
+
+/// Where to send: a peer's address, and the local address to send from, if there is a choice.
+#[derive(Clone, Copy)]
+pub struct Target {
+    address: SocketAddr,
+    pub(crate) raw: RawAddress,
+    pub(crate) source: Option<Source>,
+    /// Control messages that ask for the source.
+    pub(crate) control: Control,
+    /// The longest datagram that may leave as a segment of many, in bytes.
+    max_segment: usize,
+    /// When a longer one was refused; never if the kernel has no segments.
+    refused: Option<Instant>,
+}
+
+impl Target {
+    pub(crate) fn new(
+        address: SocketAddr,
+        ipv6: bool,
+        source: Option<Source>,
+        segments: bool,
+    ) -> Self {
+        let mut control = Control::default();
+        if let Some(source) = source {
+            source.push_to(&mut control, ipv6);
+        }
+        Self {
+            address,
+            raw: RawAddress::new(address, ipv6),
+            source,
+            control,
+            max_segment: if segments { usize::MAX } else { 0 },
+            refused: None,
+        }
+    }
+
+    /// The peer's address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether this is where the datagrams came from, and to.
+    pub fn is_origin_of(&self, datagrams: &Datagrams) -> bool {
+        self.raw == datagrams.from && self.source == datagrams.source
+    }
+
+    /// Whether datagrams of this length may leave as segments. What was refused is tried again
+    /// after a while: paths change.
+    pub fn takes_segments(&self, len: usize) -> bool {
+        len <= self.max_segment || self.refused.is_some_and(|at| at.elapsed() >= REFUSED_FOR)
+    }
+
+    /// Segments of this length have left.
+    pub fn accept_segments(&mut self, len: usize) {
+        self.max_segment = self.max_segment.max(len);
+    }
+
+    /// Remembers that segments of this length were refused, so that they go singly. The error
+    /// is the same for a path whose MTU is smaller and for a device that can't do it at all: a
+    /// short segment tells them apart. Returns whether that is news.
+    pub fn refuse_segments(&mut self, len: usize) -> bool {
+        let is_news = len <= self.max_segment;
+        self.refused = Some(Instant::now());
+        if is_news {
+            self.max_segment = if len > SHORT_SEGMENT { len - 1 } else { 0 };
+        }
+        is_news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(segments: bool) -> Target {
+        let to = "192.0.2.1:1".parse().expect("an address");
+        Target::new(to, true, None, segments)
+    }
+
+    #[test]
+    fn refused_segments_go_singly() {
+        let mut target = target(true);
+        assert!(target.refuse_segments(1428), "news");
+        assert!(target.takes_segments(1427) && !target.takes_segments(1428));
+        assert!(target.refuse_segments(100));
+        assert!(!target.takes_segments(8));
+    }
+
+    #[test]
+    fn refused_segments_are_tried_again() {
+        let mut target = target(true);
+        target.refuse_segments(1428);
+        for tried in [true, false] {
+            target.refused = Instant::now().checked_sub(REFUSED_FOR);
+            assert!(target.takes_segments(1428));
+            match tried {
+                true => assert!(!target.refuse_segments(1428), "no news"),
+                false => target.accept_segments(1428),
+            }
+            assert_eq!(target.takes_segments(1428), !tried);
+        }
+        assert!(
+            !self::target(false).takes_segments(8),
+            "a kernel that has none"
+        );
+    }
+}

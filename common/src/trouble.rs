@@ -1,0 +1,120 @@
+//! Lines about packets that were lost or had to go one by one, each kind at a bounded rate.
+
+use std::fmt;
+use std::mem::take;
+use std::time::Instant;
+
+use nix::errno::Errno;
+
+use crate::error::reason;
+use crate::id::PeerId;
+use crate::log;
+use crate::socket::would_block;
+use crate::tally::Tally;
+use crate::target::Target;
+use crate::throttle::Throttle;
+
+/// What was logged lately.
+pub struct TroubleLog {
+    lost: Throttle,
+    looped: Throttle,
+    go: Throttle,
+    come: Throttle,
+}
+
+impl Default for TroubleLog {
+    fn default() -> Self {
+        Self::of(Throttle::per_minute)
+    }
+}
+
+impl TroubleLog {
+    fn of(throttle: impl Fn() -> Throttle) -> Self {
+        Self {
+            lost: throttle(),
+            looped: throttle(),
+            go: throttle(),
+            come: throttle(),
+        }
+    }
+
+    /// As if a line of each kind had been logged at this time.
+    pub fn since(at: Instant) -> Self {
+        Self::of(|| Throttle::per_minute().passed(at))
+    }
+
+    /// Logs, and takes from the tally, what went wrong with packets from a tun to a peer. A server
+    /// says which client's.
+    #[inline]
+    pub fn sent(&mut self, client: Option<PeerId>, tally: &mut Tally, target: &Target) {
+        if tally.looped || tally.gave_up.is_some() || tally.error.is_some() {
+            self.log_sent(client, tally, target);
+        }
+    }
+
+    #[cold]
+    fn log_sent(&mut self, client: Option<PeerId>, tally: &mut Tally, target: &Target) {
+        let (whose, now) = (Whose(client), Instant::now());
+        if take(&mut tally.looped)
+            && let Some(held_back) = self.looped.pass(now)
+        {
+            log::warning(format_args!(
+                "{whose}dropped a packet for the peer's own address and port: the tunnel is \
+                 routed into itself{held_back}"
+            ));
+        }
+        if let Some(error) = tally.gave_up.take()
+            && let Some(held_back) = self.go.pass(now)
+        {
+            let reason = reason(&error.into());
+            log::info(format_args!(
+                "{whose}packets go one by one, many at once were refused: {reason}{held_back}"
+            ));
+        }
+        if let Some(error) = tally.error.take() {
+            self.lost(error, target, now);
+        }
+    }
+
+    /// Logs that a datagram to a peer was lost. The next one may pass, so there is nothing else to
+    /// do. A buffer that is full is what a busy link has; the counters tell.
+    #[cold]
+    pub fn lost(&mut self, error: Errno, target: &Target, now: Instant) {
+        if !would_block(error)
+            && let Some(held_back) = self.lost.pass(now)
+        {
+            let (to, reason) = (target.address(), reason(&error.into()));
+            log::warning(format_args!("unable to send to {to}: {reason}{held_back}"));
+        }
+    }
+
+    /// The same for packets from a peer to a tun.
+    #[inline]
+    pub fn received(&mut self, client: Option<PeerId>, tally: &mut Tally) {
+        if let Some(error) = tally.gave_up.take() {
+            self.log_received(client, error);
+        }
+    }
+
+    #[cold]
+    fn log_received(&mut self, client: Option<PeerId>, error: Errno) {
+        if let Some(held_back) = self.come.pass(Instant::now()) {
+            let (whose, reason) = (Whose(client), reason(&error.into()));
+            log::info(format_args!(
+                "{whose}packets come one by one, many at once were refused: {reason}{held_back}"
+            ));
+        }
+    }
+}
+
+/// How a line begins.
+struct Whose(Option<PeerId>);
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(id) => write!(f, "client {id}: "),
+            None => Ok(()),
+        }
+    }
+}
