@@ -244,8 +244,10 @@ fn a_report_costs_a_moment_only() {
         .server
         .lines
         .wait_next(" heard ", || kill(pid, Signal::SIGUSR1).unwrap());
-    let quiet = wait_for(PATIENCE, "an idle second", || {
-        (sleeps_within(&[pid], Duration::from_secs(1)) == [0]).then_some(true)
-    });
-    assert!(quiet);
+    // PROG may have ended late, which is one more.
+    let seconds = [(); 3].map(|()| sleeps_within(&[pid], Duration::from_secs(1))[0]);
+    assert!(
+        seconds.contains(&0) && seconds.iter().sum::<u64>() < 5,
+        "{seconds:?}"
+    );
 }

@@ -51,14 +51,11 @@ fn common_to_both(host: &Host, parent: Pid) {
         arguments, "-f\n-k\n \nid\n",
         "PROG's own options are its own"
     );
-    for line in told(host, "status").lines() {
-        if let Some(set) = ["SigBlk:", "SigIgn:"]
-            .iter()
-            .find_map(|name| line.strip_prefix(name))
-        {
-            let set = u64::from_str_radix(set.trim(), 16).unwrap();
-            assert_eq!(set & !INTERNAL_SIGNALS, 0, "{line}");
-        }
+    let status = told(host, "status");
+    for name in ["SigBlk:", "SigIgn:"] {
+        let set = status.lines().find_map(|line| line.strip_prefix(name));
+        let set = u64::from_str_radix(set.unwrap().trim(), 16).unwrap();
+        assert_eq!(set & !INTERNAL_SIGNALS, 0, "{status}");
     }
     let streams = told(host, "streams");
     let streams: Vec<&str> = streams.lines().collect();
@@ -236,7 +233,20 @@ fn a_failure_is_logged_and_survived() {
 #[ignore = "needs root"]
 fn success_is_no_news() {
     let tunnel = Tunnel::plain(Lab::direct());
-    for lines in [&tunnel.server.lines, &tunnel.client.lines] {
+    let (server, client) = (&tunnel.server, &tunnel.client);
+    wait_until(PATIENCE, "the end of both PROGs", || {
+        proc::children(server.pid()).is_empty()
+            && proc::children(client.pid()) == proc::twins(client.pid())
+    });
+    // A report comes after what there is to say of them.
+    let (heard, status) = (" heard ", "status: device");
+    server
+        .lines
+        .wait_next(heard, || server.signal(Signal::SIGUSR1));
+    client
+        .lines
+        .wait_next(status, || client.signal(Signal::SIGUSR1));
+    for lines in [&server.lines, &client.lines] {
         lines.exactly("exited", 0);
     }
 }

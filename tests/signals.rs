@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::config::{Config, SERVER_ID, client_id, shown};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
@@ -14,6 +15,7 @@ use support::lab::{Lab, SERVER4};
 use support::launch::Launch;
 use support::peer::{Peer, answer, datagram, keepalive};
 use support::proc;
+use support::process::Process;
 use support::syslog::Syslog;
 use support::traffic::ping_works;
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
@@ -148,8 +150,9 @@ fn term_is_never_lost() {
     // At every moment of an idle and of a busy life.
     for number in 0..40 {
         let mut server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+        // Its next deadline comes later than the end that is waited for.
         let mut client = Client::new(lab.client(), 1)
-            .options(&["-k", "1"])
+            .options(&["-k", "25"])
             .start_with(&["/bin/true"]);
         let until = Instant::now() + Duration::from_micros(500) * number;
         while Instant::now() < until {
@@ -165,26 +168,54 @@ fn term_is_never_lost() {
     assert_clean(lab.client());
 }
 
+/// Both programs, and what they are called.
+fn both(lab: &Lab) -> [(Launch, &'static str); 2] {
+    let server = Server::new(&lab.server, [1]);
+    let client = Client::new(lab.client(), 1);
+    let client = client.launch().clone().operands([SERVER4, "5886"]);
+    [
+        (server.launch().clone(), "jtunneld"),
+        (client, "jtunnel-client"),
+    ]
+    .map(|(launch, name)| {
+        let launch = launch.options(["-P", "pid"]).operands(["/bin/true"]);
+        (launch, name)
+    })
+}
+
+/// Starts a program under strace(1), and returns in the midst of its set-up: the first device takes
+/// its time.
+fn start_slowly(launch: &Launch, name: &str) -> (Process, Pid) {
+    let slow = [
+        "-e",
+        "trace=ioctl",
+        "-e",
+        "inject=ioctl:delay_enter=500000:when=1",
+    ];
+    let under = [&["strace", "-o", "/dev/null"], &slow[..]].concat();
+    let process = launch.start_under(&under);
+    let pid = wait_for(PATIENCE, "the set-up", || {
+        let pid = *proc::children(process.pid()).first()?;
+        let mut fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
+        let tun =
+            fds.any(|fd| fs::read_link(fd.path()).is_ok_and(|path| path.ends_with("net/tun")));
+        (tun && proc::name(pid) == name).then_some(pid)
+    });
+    process.lines.exactly("started: ", 0);
+    (process, pid)
+}
+
 #[test]
 #[ignore = "needs root"]
 fn hup_and_usr1_during_the_set_up_end_nothing() {
     let lab = Lab::direct();
-    let config = Config::server(&lab.server, "server", SERVER_ID);
-    let launch = Launch::server(&lab.server).options(["-d".as_ref(), config.path.as_os_str()]);
-    let launch = launch.operands(["/bin/true"]);
-    for _ in 0..20 {
-        let mut server = launch.start();
-        // The first device is there for a moment in the midst of the set-up.
-        let fds = format!("/proc/{}/fd", server.pid());
-        let tun = |fd: fs::DirEntry| fs::read_link(fd.path()).is_ok_and(|p| p.ends_with("net/tun"));
-        wait_until(PATIENCE, "the set-up", || {
-            let mut open = fs::read_dir(&fds).unwrap().flatten();
-            open.any(tun) || server.lines.count("started: ") > 0
-        });
-        server.signal(Signal::SIGHUP);
-        server.signal(Signal::SIGUSR1);
-        server.lines.wait("started: ");
-        server.stop();
+    for (launch, name) in both(&lab) {
+        let (mut process, pid) = start_slowly(&launch, name);
+        kill(pid, Signal::SIGHUP).unwrap();
+        kill(pid, Signal::SIGUSR1).unwrap();
+        process.lines.wait("started: ");
+        kill(pid, Signal::SIGTERM).unwrap();
+        assert_eq!(process.wait().code(), Some(0), "{name}");
     }
 }
 
@@ -192,32 +223,9 @@ fn hup_and_usr1_during_the_set_up_end_nothing() {
 #[ignore = "needs root"]
 fn term_and_int_during_the_set_up_are_heeded_after_it() {
     let lab = Lab::direct();
-    let server = Server::new(&lab.server, [1]);
-    let client = Client::new(lab.client(), 1);
-    let server = server.launch().clone().operands(["/bin/true"]);
-    let client = client.launch().clone().operands([SERVER4, "5886"]);
-    for (launch, name) in [
-        (server, "jtunneld"),
-        (client.operands(["/bin/true"]), "jtunnel-client"),
-    ] {
+    for (launch, name) in both(&lab) {
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
-            // The first device takes its time.
-            let slow = [
-                "-e",
-                "trace=ioctl",
-                "-e",
-                "inject=ioctl:delay_enter=500000:when=1",
-            ];
-            let under = [&["strace", "-o", "/dev/null"], &slow[..]].concat();
-            let mut process = launch.clone().options(["-P", "pid"]).start_under(&under);
-            let pid = wait_for(PATIENCE, "the set-up", || {
-                let pid = *proc::children(process.pid()).first()?;
-                let mut fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();
-                let tun = fds
-                    .any(|fd| fs::read_link(fd.path()).is_ok_and(|path| path.ends_with("net/tun")));
-                (tun && proc::name(pid) == name).then_some(pid)
-            });
-            process.lines.exactly("started: ", 0);
+            let (mut process, pid) = start_slowly(&launch, name);
             kill(pid, signal).unwrap();
             assert_eq!(process.wait().code(), Some(0), "{name}: {signal}");
             process.lines.wait("stopping: signal ");

@@ -4,6 +4,8 @@ use std::net::{IpAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+
 use crate::config::{SERVER_ID, client_id};
 use crate::host::Host;
 use crate::peer::{answer, datagram, keepalive};
@@ -25,6 +27,8 @@ impl Crowd {
                 IpAddr::V6(v6) => v6,
             };
             socket.connect((mapped, to.1)).unwrap();
+            // All may be answered before one answer is read.
+            setsockopt(&socket, RcvBufForce, &(8 << 20)).unwrap();
             socket
         });
         let limit = Some(Duration::from_millis(1));
