@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use common::gro::Coalescer;
 use common::gso::{SuperPacket, complete_checksum};
 use common::virtio_net::{self, GsoType, VirtioNetHdr};
-use common::{address, control, packet};
+use common::{address, control, destination, packet};
 
 /// A seeded xorshift.
 struct Random(u64);
@@ -72,7 +72,7 @@ fn one_case(random: &mut Random) {
     let _ = packet::decapsulate(&noise);
     let _ = address::decode(&noise);
     control::messages(&noise).for_each(|(_, _, data)| assert!(data.len() <= noise.len()));
-    packet::is_addressed_to(&noise, ([192, 0, 2, 1], 5886).into());
+    destination::is_addressed_to(&noise, ([192, 0, 2, 1], 5886).into());
 
     let (mut super_packet, header) = super_packet(random);
     let mut bytes = header.encode().to_vec();

@@ -396,8 +396,8 @@ fn a_path_that_shrinks() {
     }
 }
 
-/// Waits for datagrams that leave the host in one call, which the kernel shows as one; large ones do
-/// with -O.
+/// Waits for datagrams that leave the host in one call, which the kernel shows as one; large ones
+/// do with -O.
 fn wait_segments(host: &Host, what: &str) {
     let least = if offload_by_default() { 1500 } else { 1000 };
     Sniffer::new(host, "eth0").wait(what, |packet| {

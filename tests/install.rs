@@ -106,8 +106,8 @@ impl Root {
         }
     }
 
-    /// By another process: what is open for writing here may get into one that another thread forks,
-    /// and can't be executed as long as it is there.
+    /// By another process: what is open for writing here may get into one that another thread
+    /// forks, and can't be executed as long as it is there.
     fn copy_to(&self, from: &str, to: &Path) {
         self.host.sh(&format!("cp {from} {}", to.display()));
     }

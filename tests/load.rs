@@ -25,8 +25,8 @@ fn alone() -> MutexGuard<'static, ()> {
 /// What a newcomer may wait while the machine has other things to do too; `make scale` allows 2 s.
 const NEWCOMER: Duration = Duration::from_secs(5);
 
-/// Under a flood no more than one beat in twenty is lost; `make scale` allows one ping in a hundred.
-/// A busy machine may spoil a round, and a flood that is not kept off spoils all.
+/// Under a flood no more than one beat in twenty is lost; `make scale` allows one ping in a
+/// hundred. A busy machine may spoil a round, and a flood that is not kept off spoils all.
 #[track_caller]
 fn assert_beats_pass(beat: &Heartbeat) {
     let mut rounds = Vec::new();

@@ -64,7 +64,6 @@ fn common_to_both(host: &Host, parent: Pid) {
         streams[2].starts_with("pipe:"),
         "inherited with -f: {streams:?}"
     );
-    // 10 is the shell's own handle on its script.
     let own_limit = fs::read_to_string("/proc/self/limits").unwrap();
     let own_limit = own_limit
         .lines()

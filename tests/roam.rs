@@ -27,7 +27,7 @@ fn report(what: &str, time: Duration) {
     println!("recovery: {what}: {:.3} s", time.as_secs_f64());
 }
 
-/// The source port of the client's datagrams, as the server last logged it.
+/// Where the client's datagrams come from, as the server last logged it.
 fn endpoint(lines: &Lines) -> String {
     let lines = lines.all();
     let last = lines

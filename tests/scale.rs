@@ -49,7 +49,7 @@ fn a_thousand_come_back_together() {
         "recovery: {CLIENTS} clients: server stopped {stopped:.1?}, all answered {answered:.1?}, \
          all PROGs done {all:.1?}"
     );
-    // At a rate of 100 starts a second it must have been.
+    // 500 starts a second are allowed, and this machine takes its time for each.
     assert!(all < Duration::from_secs(30), "{all:?}");
     assert_eq!(server.lines.count(" admitted "), usize::from(CLIENTS));
     server.lines.exactly("unable to", 0);

@@ -12,7 +12,7 @@ use crate::error::{Context, EX_SYSTEM, Result};
 use crate::sys::{self, Fork};
 
 /// Which process this is after [`start`].
-pub enum Started {
+pub(crate) enum Started {
     /// The one that was started: it ends with this status.
     Parent(u8),
     /// The daemon.
@@ -21,10 +21,10 @@ pub enum Started {
 
 /// What the daemon says when it is set up.
 #[must_use]
-pub struct Ready(Option<File>);
+pub(crate) struct Ready(Option<File>);
 
 /// Goes to the background, or stays if `foreground`.
-pub fn start(foreground: bool) -> Result<Started> {
+pub(crate) fn start(foreground: bool) -> Result<Started> {
     if foreground {
         return Ok(Started::Daemon(Ready(None)));
     }
@@ -47,7 +47,7 @@ pub fn start(foreground: bool) -> Result<Started> {
 
 impl Ready {
     /// Lets go of the terminal and tells the waiting process that all is well.
-    pub fn announce(self) -> Result<()> {
+    pub(crate) fn announce(self) -> Result<()> {
         let Some(mut waiting) = self.0 else {
             return Ok(());
         };

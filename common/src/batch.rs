@@ -98,8 +98,8 @@ impl Batch {
     /// Sends all datagrams, in one call if the path takes that, and is empty then.
     pub(crate) fn send(&mut self, buffers: Buffers<'_>, exit: &mut Exit<'_>) {
         let mut left = self.segments.as_slice();
-        // A blackhole route refuses single ones too, and one that goes away in the meantime takes
-        // the rest at once: that path is as good as before.
+        // Refused twice, with a single one that left in between: the path takes one at a time. If
+        // the single one is refused as well it is the route, and nothing is learnt of the path.
         let mut tries = 2;
         while let [first, rest @ ..] = left {
             let len = first.len();

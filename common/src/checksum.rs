@@ -5,14 +5,14 @@
 
 /// A sum under way. Every piece but the last must be of even length.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Sum(u64);
+pub(crate) struct Sum(u64);
 
 /// Lanes of 32 bits that are added side by side: enough for 128-bit and 256-bit registers.
 const LANES: usize = 8;
 
 impl Sum {
     /// Adds a piece.
-    pub fn with(self, bytes: &[u8]) -> Self {
+    pub(crate) fn with(self, bytes: &[u8]) -> Self {
         // 32-bit words into 64-bit lanes: no carry is lost, none has to be looked after, and
         // compilers make vectors of it.
         let mut lanes = [0u64; LANES];
@@ -39,14 +39,14 @@ impl Sum {
     }
 
     /// Adds a word in network byte order.
-    pub fn with_word(self, word: u16) -> Self {
+    pub(crate) fn with_word(self, word: u16) -> Self {
         Self(self.0 + u64::from(u16::from_ne_bytes(word.to_be_bytes())))
     }
 
     /// The pseudo header of TCP and UDP (RFC 9293, 3.1; RFC 8200, 8.1): `addresses` are source
     /// and destination as they lie in the IP header, `len` is that of transport header and
     /// payload, in bytes.
-    pub fn pseudo_header(addresses: &[u8], protocol: u8, len: u16) -> Self {
+    pub(crate) fn pseudo_header(addresses: &[u8], protocol: u8, len: u16) -> Self {
         Self::default()
             .with(addresses)
             .with_word(protocol.into())
@@ -54,7 +54,7 @@ impl Sum {
     }
 
     /// The sum as it is stored in a checksum field that is to be finished by others.
-    pub fn folded(self) -> [u8; 2] {
+    pub(crate) fn folded(self) -> [u8; 2] {
         let mut sum = low(self.0) + (self.0 >> 32);
         // 33 bits, then 18, then 17, then 16 and none to carry.
         for _ in 0..3 {
@@ -67,12 +67,12 @@ impl Sum {
     }
 
     /// The checksum.
-    pub fn checksum(self) -> [u8; 2] {
+    pub(crate) fn checksum(self) -> [u8; 2] {
         self.folded().map(|byte| !byte)
     }
 
     /// The checksum of UDP, where 0 would mean none (RFC 768). For TCP either form of zero will do.
-    pub fn nonzero_checksum(self) -> [u8; 2] {
+    pub(crate) fn nonzero_checksum(self) -> [u8; 2] {
         match self.checksum() {
             [0, 0] => [0xff, 0xff],
             checksum => checksum,
@@ -80,7 +80,7 @@ impl Sum {
     }
 
     /// Whether data that contains its own checksum is as it was.
-    pub fn is_valid(self) -> bool {
+    pub(crate) fn is_valid(self) -> bool {
         self.folded() == [0xff, 0xff]
     }
 }

@@ -35,8 +35,8 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    /// For calls that bring so many bytes at most, with room for so many of them at once: two, until
-    /// there is need for more.
+    /// For calls that bring so many bytes at most, with room for so many of them at once: two,
+    /// until there is need for more.
     pub fn new(room: usize, rooms: usize) -> Self {
         let data = memory::room(rooms * room);
         let end = data.len().min(2 * room);
@@ -69,7 +69,7 @@ impl Datagrams {
 
     /// Finds a place for what the next call brings, while what begins at these places in the buffer
     /// still waits there. If that is in the way the answer is false, and the next call writes over
-    /// it.
+    /// it: it has to be written to its tun first.
     #[inline]
     pub fn make_room(&mut self, waiting: impl IntoIterator<Item = usize>) -> bool {
         let used = self.start + self.len;

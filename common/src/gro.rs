@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use crate::headers::{
-    Headers, Ip, Transport, pseudo_header_for, put_u16, set_length, to_u16, u16_at, u32_at,
+    Headers, Ip, PSH, TCP_FLAGS, Transport, pseudo_header_for, put_u16, set_length, to_u16, u16_at,
+    u32_at,
 };
 use crate::virtio_net::{self, GsoType, VirtioNetHdr};
 
@@ -15,8 +16,6 @@ const MAX_HEADERS: usize = 100;
 /// The largest IP packet, in bytes.
 const MAX_TOTAL: usize = 65_535;
 
-const TCP_FLAGS: usize = 13;
-const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 /// ECN echo lasts for a whole window, so it may be the same in all (RFC 3168, 6.1.3). Any other
 /// flag means that something happens here.

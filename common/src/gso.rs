@@ -5,14 +5,12 @@ use std::ops::Range;
 
 use crate::checksum::Sum;
 use crate::headers::{
-    Ip, Transport, pseudo_header_for, put_u16, set_length, to_u16, u16_at, u32_at,
+    Ip, PSH, TCP_FLAGS, Transport, pseudo_header_for, put_u16, set_length, to_u16, u16_at, u32_at,
 };
 use crate::virtio_net::{GsoType, VirtioNetHdr};
 
-/// Where TCP has its flags, in bytes from the start of its header (RFC 9293, 3.1; RFC 3168).
-const TCP_FLAGS: usize = 13;
+/// Flags of TCP (RFC 9293, 3.1; RFC 3168).
 const FIN: u8 = 0x01;
-const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
 
 /// The virtio-net header does not fit the packet.

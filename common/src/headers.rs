@@ -7,9 +7,13 @@ pub(crate) const IPV4_LEN: usize = 20;
 /// Length of an IPv6 header, in bytes (RFC 8200).
 pub(crate) const IPV6_LEN: usize = 40;
 
+/// Where TCP has its flags, in bytes from the start of its header, and one of them (RFC 9293, 3.1).
+pub(crate) const TCP_FLAGS: usize = 13;
+pub(crate) const PSH: u8 = 0x08;
+
 /// Which IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ip {
+pub(crate) enum Ip {
     /// RFC 791.
     V4,
     /// RFC 8200.
@@ -18,7 +22,7 @@ pub enum Ip {
 
 /// Which protocol above it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// RFC 9293.
     Tcp,
     /// RFC 768.
@@ -27,7 +31,7 @@ pub enum Transport {
 
 /// The layout of one packet. Offsets are in bytes from its start and lie within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Headers {
+pub(crate) struct Headers {
     /// Which IP.
     pub ip: Ip,
     /// Which protocol above it.
@@ -40,7 +44,7 @@ pub struct Headers {
 
 impl Ip {
     /// The version of a packet, from its first nibble.
-    pub fn of(packet: &[u8]) -> Option<Self> {
+    pub(crate) fn of(packet: &[u8]) -> Option<Self> {
         match packet.first()? >> 4 {
             4 => Some(Self::V4),
             6 => Some(Self::V6),
@@ -49,7 +53,7 @@ impl Ip {
     }
 
     /// Length of the header without options or extension headers, in bytes.
-    pub fn header_len(self) -> usize {
+    pub(crate) fn header_len(self) -> usize {
         match self {
             Self::V4 => IPV4_LEN,
             Self::V6 => IPV6_LEN,
@@ -59,7 +63,7 @@ impl Ip {
 
 impl Transport {
     /// Number in the IP header (IANA).
-    pub fn protocol(self) -> u8 {
+    pub(crate) fn protocol(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
@@ -67,7 +71,7 @@ impl Transport {
     }
 
     /// Where the checksum is, in bytes from the start of the transport header.
-    pub fn checksum_offset(self) -> usize {
+    pub(crate) fn checksum_offset(self) -> usize {
         match self {
             Self::Tcp => 16,
             Self::Udp => 6,
@@ -75,7 +79,7 @@ impl Transport {
     }
 
     /// Length of the header that begins at `at`, in bytes, if the packet holds all of it.
-    pub fn header_len(self, packet: &[u8], at: usize) -> Option<usize> {
+    pub(crate) fn header_len(self, packet: &[u8], at: usize) -> Option<usize> {
         let len = match self {
             Self::Tcp => usize::from(packet.get(at..)?.get(12)? >> 4) * 4,
             Self::Udp => 8,
@@ -91,7 +95,7 @@ impl Transport {
 impl Headers {
     /// The layout of a packet that may be joined with others; `None` for all else, fragments,
     /// IPv4 options and IPv6 extension headers among it.
-    pub fn parse(packet: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(packet: &[u8]) -> Option<Self> {
         let ip = Ip::of(packet)?;
         let header = packet.get(..ip.header_len())?;
         let (protocol, len) = match ip {
@@ -128,7 +132,7 @@ impl Headers {
     }
 
     /// Whether the checksums of a packet of this layout are right. UDP without one is not.
-    pub fn checksums_are_valid(&self, packet: &[u8]) -> bool {
+    pub(crate) fn checksums_are_valid(&self, packet: &[u8]) -> bool {
         if self.ip == Ip::V4 && !Sum::default().with(&packet[..IPV4_LEN]).is_valid() {
             return false;
         }

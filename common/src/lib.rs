@@ -1,41 +1,41 @@
 //! What `jtunneld` and `jtunnel-client` share.
 //!
 //! ```text
-//!            tun            packet           socket
-//!  kernel <-------> packet <-------> datagram <-------> peer
-//!           read      |   encapsulate  |      sendmsg
-//!           write     |   decapsulate  |      recvmsg
-//!                     |                |
-//!                  hook (PROG)      authorized, id
+//! kernel --> tun --> outbound (gso cuts, packet encapsulates, batch gathers) --> socket --> peer
+//! kernel <-- tun <-- inbound (gro joins) <-- packet (decapsulates) <-- socket (datagrams) <-- peer
 //! ```
 //!
-//! Pure files (`id`, `packet`, `address`, `alone`, `control`, `checksum`, `headers`, `gso`, `gro`,
-//! `virtio_net`) work on slices and do no I/O.
+//! Pure files do no I/O: `packet`, `id`, `headers`, `checksum`, `virtio_net`, `gso`, `gro`,
+//! `destination`, `address`, `control`, `alone`, `backoff`, `throttle`, `tally`.
+//! The start of a program: `program`, `options`, `identity`, `background`, `pidfile`.
+//! Around the packets: `authorized` says whose are taken, `hook` runs PROG, `log` and `trouble`
+//! tell the administrator.
 //! `sys` holds every unsafe block.
 
 pub mod address;
 pub mod alone;
 pub mod authorized;
-pub mod background;
+mod background;
 pub mod backoff;
 mod batch;
-pub mod checksum;
+mod checksum;
 pub mod control;
 pub mod datagrams;
+pub mod destination;
 pub mod error;
 pub mod gro;
 pub mod gso;
-pub mod headers;
+mod headers;
 pub mod hook;
 pub mod id;
 pub mod identity;
 pub mod inbound;
 pub mod log;
-pub mod memory;
+mod memory;
 pub mod options;
 pub mod outbound;
 pub mod packet;
-pub mod pidfile;
+mod pidfile;
 pub mod program;
 pub mod socket;
 #[expect(

@@ -8,7 +8,7 @@ use crate::sys::{Pages, map_pages};
 
 /// Room for this many bytes, all 0. What is never touched takes no memory, and dropping it gives
 /// back what does.
-pub fn room(len: usize) -> Pages {
+pub(crate) fn room(len: usize) -> Pages {
     map_pages(len).unwrap_or_else(|_| {
         handle_alloc_error(Layout::array::<u8>(len).unwrap_or(Layout::new::<u8>()))
     })
@@ -16,6 +16,6 @@ pub fn room(len: usize) -> Pages {
 
 /// All of the machine's memory, in bytes; 0 if the kernel does not say. What waits in queues must
 /// leave most of it alone.
-pub fn total() -> u64 {
+pub(crate) fn total() -> u64 {
     sysinfo().map_or(0, |info| info.ram_total())
 }

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use crate::alone::Alone;
 use crate::batch::{Batch, Buffers, Segment};
+use crate::destination::is_addressed_to;
 use crate::gso::{self, SuperPacket};
 use crate::id::PeerId;
 use crate::memory;
-use crate::packet::{HEADER_LEN, is_addressed_to};
+use crate::packet::HEADER_LEN;
 use crate::socket::Socket;
 use crate::sys::Pages;
 use crate::tally::Tally;
@@ -128,7 +129,7 @@ impl Outbound {
         result
     }
 
-    /// Each packet behind the one header, which nothing else is written over.
+    /// Each packet behind the one header, which has been there since [`Outbound::new`].
     fn carry_singly(&mut self, tun: &Tun, exit: &mut Exit<'_>) -> Result<(), Trouble> {
         for n in 0..MAX_PACKETS {
             let room = &mut self.data[HEADER_LEN..];

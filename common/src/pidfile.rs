@@ -9,14 +9,14 @@ use crate::error::{Context, Result};
 
 /// A pid file of this process; it goes when the value goes.
 #[derive(Debug)]
-pub struct PidFile {
+pub(crate) struct PidFile {
     path: PathBuf,
     content: String,
 }
 
 impl PidFile {
     /// Writes the number of this process to `path`.
-    pub fn write(path: PathBuf) -> Result<Self> {
+    pub(crate) fn write(path: PathBuf) -> Result<Self> {
         let content = format!("{}\n", std::process::id());
         // Whoever can write the file sends root's signals where he likes, so the mode is not the
         // umask's affair. A FIFO must not hold up the start.

@@ -34,8 +34,8 @@ impl Source {
         })
     }
 
-    /// The one that an IPv4 datagram came to: the last of ipi_ifindex, ipi_spec_dst, ipi_addr, which
-    /// is the destination in the header.
+    /// The one that an IPv4 datagram came to: the last of ipi_ifindex, ipi_spec_dst and ipi_addr,
+    /// which is the destination in the header.
     pub(crate) fn from_v4(info: &[u8]) -> Option<Self> {
         let address = Ipv4Addr::from(*info.get(8..)?.first_chunk::<4>()?);
         Some(Self {

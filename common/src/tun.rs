@@ -97,7 +97,7 @@ impl Tun {
         // The ioctls ask for a socket, of whatever family: this one is in every kernel.
         let flags = SockFlag::SOCK_CLOEXEC;
         let any = socket(AddressFamily::Unix, SockType::Datagram, flags, None)
-            .context(|| "open a socket".into())?;
+            .context(|| "open a socket to set the MTU with".into())?;
         sys::set_mtu(any.as_fd(), &name, mode.mtu)
             .context(|| format!("set the MTU of {name} to {}", mode.mtu))?;
         // Whoever deletes a device can do without it.

@@ -139,7 +139,7 @@ impl Program for Client {
         if let Some(server) = resolver.literal().filter(|&a| !socket.reaches(a)) {
             let local = socket
                 .local_address()
-                .context(|| "name the socket".into())?;
+                .context(|| "read the address of the UDP socket".into())?;
             return Err(Errno::EAFNOSUPPORT).context(|| format!("send to {server} from {local}"));
         }
         let tun_mode = Mode {
@@ -215,7 +215,7 @@ impl Program for Client {
                     log::info(format_args!("stopping: signal {}", &signal.as_str()[3..]));
                     return self.stop(now);
                 }
-                self.timeout.expired();
+                self.timeout.reset();
                 continue;
             }
             now = self.receive();
@@ -248,11 +248,13 @@ impl Client {
         let now = Instant::now();
         match result {
             Ok(()) => self.drain_socket(now),
-            Err(error) if would_block(error) => self.timeout.expired(),
+            Err(error) if would_block(error) => self.timeout.reset(),
             Err(error) => {
                 if let Some(held_back) = self.throttles.receive.pass(now) {
                     let reason = reason(&error.into());
-                    log::warning(format_args!("unable to receive: {reason}{held_back}"));
+                    log::warning(format_args!(
+                        "unable to receive from the UDP socket: {reason}{held_back}"
+                    ));
                 }
             }
         }

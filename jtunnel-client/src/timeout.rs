@@ -33,7 +33,7 @@ impl ReceiveTimeout {
     }
 
     /// The wait has ended without a packet, there is a new socket, or a deadline came nearer.
-    pub(crate) fn expired(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.set = None;
         self.holds_until = None;
     }

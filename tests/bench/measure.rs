@@ -148,7 +148,7 @@ fn burst(sender: &UdpSocket, receiver: &UdpSocket, size: usize, rate: f64) -> (f
     let counter = std::thread::spawn(move || {
         let (mut buffer, mut count) = ([0; 2048], 0u64);
         let mut idle = 0;
-        // Twice nothing for 50 ms: the last one has come, or none ever will.
+        // Four times nothing: the last one has come, or none ever will.
         while idle < 4 {
             match receiver.recv(&mut buffer) {
                 Ok(_) => (count, idle) = (count + 1, 0),

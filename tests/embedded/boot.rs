@@ -3,8 +3,8 @@
 //!
 //! usage: boot ARCHITECTURE...
 //!
-//! arm64, mipsel and mips are clients of a jtunneld on this machine; amd64 is the server of a client
-//! on this machine. With icount an arm64 machine counts what its client's packets cost.
+//! arm64, mipsel and mips are clients of a jtunneld on this machine; amd64 is the server of a
+//! client on this machine. With icount an arm64 machine counts what its client's packets cost.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -157,8 +157,8 @@ fn server(machine: &Machine) {
     client.signal(Signal::SIGTERM);
 }
 
-/// The unit tests, in a machine with more memory: with super-packets, for which qemu's user mode does
-/// not swap bytes.
+/// The unit tests, in a machine with more memory: with super-packets, for which qemu's user mode
+/// does not swap bytes.
 fn units(machine: &Machine, triple: &str) {
     let host = Host::new("server");
     let etc = host.path("guest-etc");
@@ -239,8 +239,8 @@ fn sleeps(name: &str, guest: &mut Guest, pids: &[u32], limit: u64) {
 }
 
 /// Sends a file to the guest and has it sent back, with its content checked by either end; in its
-/// midst the guest changes its address, if it is to. Returns how long that took, in seconds, and how
-/// many bytes the guest's kernel handed over at a time: a super-packet counts as one.
+/// midst the guest changes its address, if it is to. Returns how long that took, in seconds, and
+/// how many bytes the guest's kernel handed over at a time: a super-packet counts as one.
 fn file(host: &Host, guest: &mut Guest, roam: bool) -> (f64, u64) {
     let content = Noise::new(7).bytes(FILE);
     fs::write(host.path("file"), &content).unwrap();

@@ -27,8 +27,8 @@ pub(crate) struct Machine {
     pub(crate) memory: u32,
 }
 
-/// Little-endian MIPS: an old router. Its network device finishes checksums, as those of routers do:
-/// without that the kernel takes no segments.
+/// Little-endian MIPS: an old router. Its network device finishes checksums, as those of routers
+/// do: without that the kernel takes no segments.
 pub(crate) const MIPSEL: Machine = Machine {
     architecture: "mipsel",
     qemu: "qemu-system-mipsel",

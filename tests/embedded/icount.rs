@@ -1,5 +1,5 @@
-//! What packets cost a small machine: instructions in the context of jtunnel-client's processes, and
-//! their system calls, for a TCP stream each way, with offload and with -O. The guest counts by
+//! What packets cost a small machine: instructions in the context of jtunnel-client's processes,
+//! and their system calls, for a TCP stream each way, with offload and with -O. The guest counts by
 //! itself. How many packets wait together and whom an interrupt hits still depends on this machine.
 
 use std::io::{self, Read, Write};
@@ -23,8 +23,8 @@ const BLOCKS: u32 = 512;
 const BLOCK: u32 = 64 * 1024;
 /// IPv4 and TCP headers, with timestamps.
 const HEADERS: u32 = 52;
-/// The kernel's instructions with offload, as a part of those without, both ways together: upload by
-/// itself with -O differs by a quarter between runs.
+/// The kernel's instructions with offload, as a part of those without, both ways together: upload
+/// by itself with -O differs by a quarter between runs.
 const LIMIT: f64 = 0.35;
 /// For perf_event_open(2): PERF_TYPE_HARDWARE, PERF_COUNT_HW_INSTRUCTIONS.
 const INSTRUCTIONS: &str = "0:1";

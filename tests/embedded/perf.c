@@ -45,7 +45,7 @@ int main(int argc, char **argv)
 		events++;
 	int processes = argc - 2 - events - 1;
 	if (events < 1 || events > MOST || processes < 1 || processes > MOST)
-		errx(100, "usage: count COMMAND EVENT... -- PID...");
+		errx(100, "usage: perf COMMAND EVENT... -- PID...");
 	char **event = argv + 2, **pid = event + events + 1;
 
 	int fds[MOST][MOST];

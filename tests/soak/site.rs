@@ -22,7 +22,7 @@ const GROWTH: u64 = 256;
 const DATE: &str = "2001-02-03 04:05:06";
 
 /// What a line of the log may say. Anything else is worth a look.
-const EXPECTED: [&str; 25] = [
+const EXPECTED: [&str; 22] = [
     "started: ",
     "stopping: signal ",
     " admitted from ",
@@ -37,15 +37,12 @@ const EXPECTED: [&str; 25] = [
     " answers from ",
     "no answer from ",
     "unable to send to ",
-    "unable to receive: ",
+    "unable to receive from the UDP socket: ",
     "the sender was killed",
     "starting it again",
     "packets go one by one",
     "packets come one by one",
     "not authorised",
-    "a new source port",
-    "created again",
-    "new device",
     "device tun",
     "resolved",
 ];

@@ -9,8 +9,8 @@
 //! ```
 //!
 //! The environment chooses what is tested: `JTUNNEL_BIN` a directory with the two programs instead
-//! of a fresh build, `JTUNNEL_RUNNER` a command in front of them, `JTUNNEL_NATIVE` the one of the two
-//! that is to be a fresh build all the same, `JTUNNEL_FLAGS` options for both.
+//! of a fresh build, `JTUNNEL_RUNNER` a command in front of them, `JTUNNEL_NATIVE` the one of the
+//! two that is to be a fresh build all the same, `JTUNNEL_FLAGS` options for both.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,

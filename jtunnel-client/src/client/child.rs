@@ -35,7 +35,7 @@ impl Client {
         let parent = Pid::this();
         match sys::fork() {
             Ok(Fork::Child) => {
-                // What is received is the parent's.
+                // The parent receives: its buffer's memory is not to be held twice.
                 self.datagrams.data = Pages::default();
                 let sender = Sender {
                     tun,

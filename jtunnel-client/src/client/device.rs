@@ -20,7 +20,7 @@ impl Client {
     /// have the same name.
     pub(super) fn device_gone(&mut self, now: Instant) {
         self.stop_sender();
-        self.timeout.expired();
+        self.timeout.reset();
         let Some(tun) = self.tun.take() else {
             return;
         };

@@ -90,7 +90,7 @@ impl Client {
                 let old = std::mem::replace(&mut self.socket, socket);
                 sys::wake_by(Wake::Receive(self.socket.as_fd()));
                 drop(old);
-                self.timeout.expired();
+                self.timeout.reset();
             }
             Err(error) => {
                 if let Some(held_back) = self.throttles.socket.pass(now) {

@@ -88,6 +88,7 @@ impl Server {
             hook::terminate(pid);
         }
         let end = Instant::now() + LAST_CLEAN_UP;
+        // How PROG ends now is not worth a line.
         for (_, client) in self.clients.iter() {
             client.closing = Some(end);
         }

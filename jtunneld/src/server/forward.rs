@@ -81,7 +81,9 @@ impl Server {
                 Err(error) => {
                     if let Some(held_back) = self.throttles.receive.pass(now) {
                         let reason = reason(&error.into());
-                        log::warning(format_args!("unable to receive: {reason}{held_back}"));
+                        log::warning(format_args!(
+                            "unable to receive from the UDP socket: {reason}{held_back}"
+                        ));
                     }
                     break;
                 }
