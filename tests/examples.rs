@@ -144,6 +144,21 @@ fn a_default_route_by_a_mark() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_default_route_that_fails_leaves_the_old_way() {
+    let lab = Lab::behind_nat(1);
+    let routes = example("client-default-route");
+    let script = format!("{} || exit\nexit 3", routes.display());
+    let prog = lab.client().script("fails", &script);
+    let client = Client::new(lab.client(), 1).start_with(&[example("stay-and-clean"), prog]);
+    client.lines.wait("exited with status 3");
+    for address in ["198.51.100.1", ELSEWHERE] {
+        let way = lab.client().sh(&format!("ip route get {address}"));
+        assert!(way.contains("dev eth0"), "{way}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn tcp_is_kept_to_segments_that_fit() {
     let sites = Sites::up(&[], &["stay-and-clean", "client-default-route"]);
     // Nobody hears that a packet was too big.
