@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::reason;
 use crate::id::PeerId;
+use crate::log;
 use crate::throttle::Throttle;
 
 /// The largest peer file that is looked at, in bytes.
@@ -73,17 +74,29 @@ impl Authorized {
         self.ids.binary_search(&id).is_ok()
     }
 
+    /// Whether this identifier is authorised. If memory does not know it, new names are looked for,
+    /// but once in a second.
+    pub fn admits(&mut self, id: PeerId, now: Instant) -> bool {
+        if !self.contains(id) {
+            tell(self.add(now));
+        }
+        self.contains(id)
+    }
+
     /// Makes the list anew. If the directory can't be read the list stays as it is.
+    pub fn reload(&mut self, now: Instant) {
+        tell(self.replace(now));
+    }
+
     /// Returns what the administrator ought to hear.
-    pub fn reload(&mut self, now: Instant) -> Vec<String> {
+    fn replace(&mut self, now: Instant) -> Vec<String> {
         self.refused.clear();
         self.unreadable = Throttle::per_minute();
         self.scan(Scan::Replace, now)
     }
 
-    /// Looks for new names because of an unknown identifier, but once in a second. Removed names
-    /// stay until the next [`Authorized::reload`]. Returns what the administrator ought to hear.
-    pub fn rescan(&mut self, now: Instant) -> Vec<String> {
+    /// The same, but removed names stay.
+    fn add(&mut self, now: Instant) -> Vec<String> {
         if now.saturating_duration_since(self.last_scan) < RESCAN_INTERVAL {
             return Vec::new();
         }
@@ -137,6 +150,12 @@ impl Authorized {
         ids.shrink_to_fit();
         self.ids = ids;
         Ok(())
+    }
+}
+
+fn tell(findings: Vec<String>) {
+    for finding in findings {
+        log::warning(format_args!("{finding}"));
     }
 }
 
@@ -219,17 +238,17 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         directory.write(A, b"");
         let mut authorized = Authorized::new(directory.0.clone(), start);
-        assert!(authorized.reload(at(0)).is_empty());
+        assert!(authorized.replace(at(0)).is_empty());
         assert!(authorized.contains(id(A)) && !authorized.contains(id(B)));
 
         directory.write(B, b" \n\t");
-        authorized.rescan(at(999));
+        authorized.add(at(999));
         assert!(!authorized.contains(id(B)));
         fs::remove_file(directory.0.join(A)).expect("it is there");
-        authorized.rescan(at(1000));
+        authorized.add(at(1000));
         assert!(authorized.contains(id(B)) && authorized.contains(id(A)));
 
-        authorized.reload(at(1001));
+        authorized.replace(at(1001));
         assert!(authorized.contains(id(B)) && !authorized.contains(id(A)));
         assert_eq!(authorized.count(), 1);
     }
@@ -251,7 +270,7 @@ mod tests {
         directory.write(".keep", b"");
 
         let mut authorized = Authorized::new(directory.0.clone(), now);
-        let mut findings = authorized.reload(now);
+        let mut findings = authorized.replace(now);
         assert_eq!(authorized.count(), 0);
         findings.sort();
         let too_large = "is larger than 4096 bytes";
@@ -268,7 +287,7 @@ mod tests {
         ]
         .into();
         assert_eq!(findings, expected);
-        let again = authorized.rescan(now + RESCAN_INTERVAL);
+        let again = authorized.add(now + RESCAN_INTERVAL);
         assert!(again.is_empty(), "each is reported once: {again:?}");
     }
 
@@ -277,16 +296,16 @@ mod tests {
         let (directory, now) = (Directory::new(), Instant::now());
         directory.write(A, b"");
         let mut authorized = Authorized::new(directory.0.clone(), now);
-        authorized.reload(now);
+        authorized.replace(now);
         let path = directory.0.display().to_string();
         drop(directory);
         let reason = "No such file or directory";
         assert_eq!(
-            authorized.reload(now),
+            authorized.replace(now),
             [format!("unable to read {path}: {reason}")]
         );
         assert!(authorized.contains(id(A)));
         let later = now + RESCAN_INTERVAL;
-        assert!(authorized.rescan(later).is_empty(), "at a bounded rate");
+        assert!(authorized.add(later).is_empty(), "at a bounded rate");
     }
 }

@@ -195,7 +195,7 @@ impl Program for Client {
         let mut now = Instant::now();
         self.log_start();
         if !self.config.accept_any {
-            self.reload(now);
+            self.authorized.reload(now);
         }
         match self.resolver.literal() {
             Some(address) => self.use_addresses(vec![address], now),
@@ -232,12 +232,6 @@ impl Client {
             self.config.address,
             self.config.port
         ));
-    }
-
-    fn reload(&mut self, now: Instant) {
-        for finding in self.authorized.reload(now) {
-            log::warning(format_args!("{finding}"));
-        }
     }
 
     /// The one place where the parent sleeps. Returns the time at which it woke.
@@ -298,7 +292,7 @@ impl Client {
         }
         if signals.contains(Signal::SIGHUP) {
             if !self.config.accept_any {
-                self.reload(now);
+                self.authorized.reload(now);
                 let count = self.authorized.count();
                 log::info(format_args!("authorised servers: {count}"));
             }

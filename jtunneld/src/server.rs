@@ -188,9 +188,7 @@ impl Program for Server {
     }
 
     fn run(&mut self) {
-        for finding in self.authorized.reload(Instant::now()) {
-            log::warning(format_args!("{finding}"));
-        }
+        self.authorized.reload(Instant::now());
         let address = self.socket.local_address();
         log::info(format_args!(
             "started: identifier {}, listening on {}, {} authorised clients",

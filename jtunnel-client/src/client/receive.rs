@@ -110,12 +110,6 @@ impl Client {
     }
 
     fn is_accepted(&mut self, id: PeerId, now: Instant) -> bool {
-        if self.config.accept_any || self.authorized.contains(id) {
-            return true;
-        }
-        for finding in self.authorized.rescan(now) {
-            log::warning(format_args!("{finding}"));
-        }
-        self.authorized.contains(id)
+        self.config.accept_any || self.authorized.admits(id, now)
     }
 }

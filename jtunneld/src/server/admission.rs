@@ -26,7 +26,7 @@ impl Server {
     /// The slot of a new client that sent this, if the client is authorised.
     #[cold]
     pub(super) fn admit(&mut self, id: PeerId, now: Instant) -> Option<Slot> {
-        if !self.is_authorized(id, now) {
+        if !self.authorized.admits(id, now) {
             self.discards.unknown += 1;
             if let Some(held_back) = self.throttles.unknown.pass(now) {
                 log::warning(format_args!(
@@ -54,16 +54,6 @@ impl Server {
                 None
             }
         }
-    }
-
-    fn is_authorized(&mut self, id: PeerId, now: Instant) -> bool {
-        if self.authorized.contains(id) {
-            return true;
-        }
-        for finding in self.authorized.rescan(now) {
-            log::warning(format_args!("{finding}"));
-        }
-        self.authorized.contains(id)
     }
 
     fn open_tun(&mut self) -> Result<Tun> {

@@ -20,9 +20,7 @@ const LAST_CLEAN_UP: Duration = Duration::from_secs(1);
 impl Server {
     /// Re-reads authorisation and forgets every client that is gone from the directory.
     pub(super) fn rescan(&mut self) {
-        for finding in self.authorized.reload(Instant::now()) {
-            log::warning(format_args!("{finding}"));
-        }
+        self.authorized.reload(Instant::now());
         let (clients, authorized) = (&mut self.clients, &self.authorized);
         let gone: Vec<Slot> = clients
             .iter()
