@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use support::config::{Config, SERVER_ID, client_id, shown};
 use support::heartbeat::Heartbeat;
-use support::lab::{Lab, SERVER4};
+use support::lab::{Lab, SERVER4, TO};
 use support::launch::Launch;
 use support::lines::Lines;
 use support::peer::{Forger, Peer, answer, datagram, keepalive};
@@ -16,8 +16,6 @@ use support::proc;
 use support::traffic::ping_works;
 use support::tunnel::{Client, Server};
 use support::wait::{PATIENCE, wait_until};
-
-const TO: (&str, u16) = (SERVER4, 5886);
 
 #[test]
 #[ignore = "needs root"]

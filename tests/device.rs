@@ -9,15 +9,13 @@ use nix::unistd::Pid;
 use support::config::{SERVER_ID, client_id};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
-use support::lab::{Lab, SERVER4};
+use support::lab::{Lab, TO};
 use support::lines::Lines;
 use support::peer::{Peer, answer, datagram, keepalive};
 use support::proc;
 use support::traffic::ping_works;
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_until};
-
-const TO: (&str, u16) = (SERVER4, 5886);
 
 /// The processor time of a program and its children.
 fn cpu(pid: Pid) -> Duration {

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use support::config::{SERVER_ID, client_id};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
-use support::lab::{Lab, SERVER4, SERVER6, addresses};
+use support::lab::{Lab, SERVER4, SERVER6, TO, addresses};
 use support::peer::{Forger, Peer, answer, datagram, keepalive, udp_packet};
 use support::proc;
 use support::programs::offload_by_default;
@@ -16,8 +16,6 @@ use support::sniffer::{self, Sniffer};
 use support::traffic::{Noise, Stream, assert_pings, ping_works};
 use support::tunnel::{Client, Inner, Server, Tunnel};
 use support::wait::{PATIENCE, wait_until};
-
-const TO: (&str, u16) = (SERVER4, 5886);
 
 fn v4(text: &str, port: u16) -> SocketAddrV4 {
     SocketAddrV4::new(text.parse().unwrap(), port)
@@ -465,10 +463,10 @@ fn keepalives_without_end_are_not_all_answered() {
     let lab = Lab::direct();
     let _server = Server::new(&lab.server, [1]).start();
     let peer = Peer::new(lab.client());
-    peer.knock(&client_id(1), (SERVER4, 5886), SERVER_ID);
+    peer.knock(&client_id(1), TO, SERVER_ID);
     let since = Instant::now();
     for counter in 0..20_000 {
-        peer.send(&client_id(1), &keepalive(counter), (SERVER4, 5886));
+        peer.send(&client_id(1), &keepalive(counter), TO);
     }
     let mut answers = 0;
     while peer.receive_within(Duration::from_millis(300)).is_some() {
@@ -477,5 +475,5 @@ fn keepalives_without_end_are_not_all_answered() {
     let limit = 1000 * (since.elapsed().as_secs() + 2);
     assert!(answers > 0 && answers <= limit, "{answers}, not {limit}");
     // And soon all are answered again.
-    peer.knock(&client_id(1), (SERVER4, 5886), SERVER_ID);
+    peer.knock(&client_id(1), TO, SERVER_ID);
 }

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use support::config::{SERVER_ID, client_id};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
-use support::lab::{Lab, SERVER4};
+use support::lab::{Lab, TO};
 use support::peer::{Peer, answer, datagram, keepalive};
 use support::proc;
 use support::process::Process;
@@ -20,8 +20,6 @@ use support::sniffer::{self, Sniffer};
 use support::traffic::udp;
 use support::tunnel::{Client, Inner, Server, Tunnel};
 use support::wait::{PATIENCE, wait_for, wait_until};
-
-const TO: (&str, u16) = (SERVER4, 5886);
 
 /// How often a process slept while this time passed.
 fn sleeps_within(pids: &[Pid], time: Duration) -> Vec<u64> {

@@ -10,14 +10,12 @@ use nix::unistd::Pid;
 use support::config::{SERVER_ID, client_id, shown};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
-use support::lab::{Lab, SERVER4, SERVER6};
+use support::lab::{Lab, SERVER4, SERVER6, TO};
 use support::peer::{Peer, answer, datagram, keepalive};
 use support::proc;
 use support::traffic::ping_works;
 use support::tunnel::{Client, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_for, wait_until};
-
-const TO: (&str, u16) = (SERVER4, 5886);
 
 /// A PROG that tells all about itself, in files beside it.
 fn curious(host: &Host) -> PathBuf {

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use support::config::{Config, SERVER_ID, client_id, shown};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
-use support::lab::{Lab, SERVER4};
+use support::lab::{Lab, SERVER4, TO};
 use support::launch::Launch;
 use support::peer::{Peer, answer, datagram, keepalive};
 use support::proc;
@@ -20,8 +20,6 @@ use support::syslog::Syslog;
 use support::traffic::ping_works;
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_for, wait_until};
-
-const TO: (&str, u16) = (SERVER4, 5886);
 
 /// Nothing of the programs is left on the host.
 fn assert_clean(host: &Host) {

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use support::config::{SERVER_ID, client_id};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
-use support::lab::{Lab, SERVER4};
+use support::lab::{Lab, SERVER4, TO};
 use support::lines::Lines;
 use support::peer::Peer;
 use support::proc;
@@ -21,8 +21,6 @@ use support::syslog::{Syslog, busybox, deaf};
 use support::traffic::{ping, ping_works};
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_for, wait_until};
-
-const TO: (&str, u16) = (SERVER4, 5886);
 
 fn server_in_background(host: &Host) -> (Server, Pid) {
     let server = Server::new(host, [1, 2]);
@@ -267,7 +265,7 @@ fn debug_lines_on_demand() {
     for (options, count) in [(&["-v"][..], 1), (&[], 0)] {
         let server = Server::new(&lab.server, [1]).options(options);
         let server = server.start_with(&["/bin/true"]);
-        peer.send_raw(b"7 bytes", (SERVER4, 5886));
+        peer.send_raw(b"7 bytes", TO);
         wait_until(PATIENCE, "a datagram that is counted", || {
             let report = || server.signal(Signal::SIGUSR1);
             server
