@@ -4,9 +4,7 @@
 use std::ops::Range;
 
 use crate::checksum::Sum;
-use crate::headers::{
-    Ip, PSH, TCP_FLAGS, Transport, pseudo_header_for, put_u16, set_length, to_u16, u16_at, u32_at,
-};
+use crate::headers::{Ip, PSH, TCP_FLAGS, Transport, put_u16, set_length, to_u16, u16_at, u32_at};
 use crate::virtio_net::{GsoType, VirtioNetHdr};
 
 /// Flags of TCP (RFC 9293, 3.1; RFC 3168).
@@ -99,10 +97,17 @@ impl SuperPacket {
             Transport::Tcp => self.set_tcp(transport, n),
             Transport::Udp => put_u16(transport, 4, to_u16(len)),
         }
+        // The field has the sum of the whole's pseudo header, of which the length is another now.
+        // The addresses need not be those of the IP header: with a routing header the last
+        // destination counts (RFC 8200, 8.1), and the kernel has looked for it.
         let at = self.transport.checksum_offset();
+        let field = u16_at(transport, at);
         put_u16(transport, at, 0);
         // Headers are of even length, so the payload begins a word.
-        let checksum = pseudo_header_for(packet, self.ip, self.transport, len)
+        let checksum = Sum::default()
+            .with_word(field)
+            .with_word(!to_u16(self.len - self.transport_at))
+            .with_word(to_u16(len))
             .with(transport)
             .with(&packet[payload.clone()])
             .nonzero_checksum();
@@ -139,7 +144,7 @@ pub fn complete_checksum(packet: &mut [u8], header: &VirtioNetHdr) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::headers::Headers;
+    use crate::headers::{Headers, pseudo_header_for};
     use crate::testing::{Flow, Random, super_packet};
 
     fn segments(packet: &[u8], header: &VirtioNetHdr) -> Vec<Vec<u8>> {
@@ -202,6 +207,25 @@ mod tests {
             assert_eq!(usize::from(u16_at(&segment, 4)) + 40, segment.len());
             let sum = pseudo_header_for(&segment, Ip::V6, Transport::Tcp, segment.len() - 48);
             assert!(sum.with(&segment[48..]).is_valid());
+        }
+    }
+
+    #[test]
+    fn the_destination_behind_a_routing_header_counts() {
+        for flow in Flow::ALL {
+            let (mut packet, header) = super_packet(flow, 100, &[7; 250]);
+            let last = match flow.ip {
+                Ip::V4 => 19,
+                Ip::V6 => 39,
+            };
+            // The next hop is another.
+            packet[last] ^= 0x55;
+            for mut segment in segments(&packet, &header) {
+                segment[last] ^= 0x55;
+                let at = flow.ip.header_len();
+                let sum = pseudo_header_for(&segment, flow.ip, flow.transport, segment.len() - at);
+                assert!(sum.with(&segment[at..]).is_valid(), "{flow:?}");
+            }
         }
     }
 
