@@ -1,7 +1,8 @@
 //! Input from people who mean no good, and networks that fail in every way there is.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -51,6 +52,46 @@ fn junk_of_every_size_changes_nothing() {
         tunnel.server.lines.all().len() <= server_log + 2,
         "the log stays bounded"
     );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn wrong_checksums_hold_nothing_up() {
+    let lab = Lab::direct();
+    let server = Peer::bound(&lab.server, "0.0.0.0:5886");
+    let stays = lab.client().script("stays", "trap '' TERM; sleep 1000");
+    let mut client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .start_with(&[stays]);
+    let (_, from) = server.receive();
+    let SocketAddr::V4(to) = from else {
+        panic!("{from}");
+    };
+    let mut packet = udp_packet(v4(SERVER4, 5886), to, &[7; 200]);
+    packet[27] ^= 1;
+    let (forger, ending) = (Forger::new(&lab.server), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..150 {
+                if ending.load(Ordering::Relaxed) {
+                    break;
+                }
+                forger.packet(&packet, to);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        // Keepalives go on, and so does what is done on time at the end.
+        let since = Instant::now();
+        let keepalives = std::iter::from_fn(|| server.receive_within(Duration::from_secs(3)));
+        let count = keepalives
+            .take_while(|_| since.elapsed() < Duration::from_secs(5))
+            .count();
+        client.signal(Signal::SIGTERM);
+        let status = client.process().wait_at_most(Duration::from_secs(5));
+        ending.store(true, Ordering::Relaxed);
+        assert!(count >= 3, "{count} keepalives");
+        assert_eq!(status.code(), Some(0));
+    });
 }
 
 #[test]

@@ -129,6 +129,12 @@ impl Socket {
         if options.report_source && options.is_wildcard() {
             self.report_destination()?;
         }
+        if !options.nonblocking {
+            // A call that waits begins its time-out anew with each datagram whose checksum is
+            // wrong (udp_recvmsg), so that a few would keep it for ever. With a filter, whatever it
+            // lets in, the kernel looks at the checksum before it queues a datagram.
+            let _ = sys::attach_open_filter(fd);
+        }
         if options.offload {
             // Linux 5.0; without it each datagram comes by itself.
             let _ = set(libc::SOL_UDP, libc::UDP_GRO, 1);

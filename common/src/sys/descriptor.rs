@@ -165,6 +165,31 @@ pub(crate) fn set_option(
     Ok(Errno::result(result).map(drop)?)
 }
 
+/// `SO_ATTACH_FILTER` with a filter that lets everything in (socket(7), `<linux/filter.h>`).
+pub(crate) fn attach_open_filter(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let mut all = libc::sock_filter {
+        code: fit(libc::BPF_RET | libc::BPF_K),
+        jt: 0,
+        jf: 0,
+        k: u32::MAX,
+    };
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: &raw mut all,
+    };
+    // SAFETY: the kernel copies the program, of the one instruction that it says it has.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const program).cast(),
+            fit(size_of::<libc::sock_fprog>()),
+        )
+    };
+    Ok(Errno::result(result).map(drop)?)
+}
+
 /// `bind(2)` to an address in bytes.
 pub(crate) fn bind(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     // SAFETY: `name` is readable for the length given.
