@@ -12,6 +12,7 @@ use common::sys::{self, Fork};
 use common::tun::Tun;
 use libc::{IFLA_GROUP, NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, RTM_DELLINK, RTM_SETLINK};
 use nix::fcntl::OFlag;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
@@ -56,14 +57,21 @@ pub(crate) fn delete_together<'a>(tuns: impl Iterator<Item = &'a Tun>) {
     };
     let group = GROUP | Pid::this().as_raw().cast_unsigned();
     let mut joined = 0;
-    for tun in tuns {
-        // By index, which is never given to another device, whereas a name may be.
+    for tun in tuns.filter(|tun| is_here(tun)) {
+        // By index: in the meantime another device may get the name, but not the number.
         joined += u32::from(request(kernel.as_fd(), RTM_SETLINK, tun.index(), group));
     }
     // One alone goes as fast when its descriptor is closed.
     if joined > 1 {
         request(kernel.as_fd(), RTM_DELLINK, 0, group);
     }
+}
+
+/// Whether the device is still in this network namespace. If it has left, another that comes from
+/// elsewhere may have its number.
+fn is_here(tun: &Tun) -> bool {
+    let number = |name: String| if_nametoindex(name.as_str()).ok();
+    tun.current_name().and_then(number) == Some(tun.index())
 }
 
 /// Asks the kernel to put a device into a group, or to delete all of a group, and tells whether
