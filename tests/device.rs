@@ -215,7 +215,7 @@ fn a_deleted_device_is_noticed_without_traffic() {
 #[ignore = "needs root"]
 fn devices_deleted_again_and_again() {
     let tunnel = Tunnel::plain(Lab::direct());
-    for round in 0..5 {
+    for round in 0..3 {
         for (host, _) in ends(&tunnel) {
             let tuns = host.wait_tuns(1);
             host.ip(&format!("link del {}", tuns[0]));
@@ -227,6 +227,49 @@ fn devices_deleted_again_and_again() {
         );
     }
     assert_eq!(proc::twins(tunnel.client.pid()).len(), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_deletes_each_device_makes_nothing_spin() {
+    let lab = Lab::direct();
+    let deletes = "ip link del $TUN_DEV_NAME";
+    let prog = lab.server.script("deletes", deletes);
+    let server = Server::new(&lab.server, [1]).start_with(&[prog]);
+    let prog = lab.client().script("deletes", deletes);
+    let client = Client::new(lab.client(), 2).start_with(&[prog]);
+    let (peer, since) = (Peer::new(lab.client()), Instant::now());
+    while since.elapsed() < Duration::from_secs(5) {
+        peer.send(&client_id(1), &keepalive(1), TO);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // At once, and after 1 and 2 seconds.
+    for lines in [&server.lines, &client.lines] {
+        let gone = lines.count("is gone");
+        assert!((2..=4).contains(&gone), "{gone}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_device_of_the_same_number_is_left_alone() {
+    let lab = Lab::direct();
+    let mut server = Server::new(&lab.server, 1..=3).start_with(&["/bin/true"]);
+    let peer = Peer::new(lab.client());
+    for number in 1..=3 {
+        peer.knock(&client_id(number), TO, SERVER_ID);
+    }
+    let tun = &lab.server.wait_tuns(3)[0];
+    let index = lab.server.sh(&format!("cat /sys/class/net/{tun}/ifindex"));
+    let netns = lab.client().name();
+    lab.server.ip(&format!("link set {tun} netns {netns}"));
+    let index = index.trim();
+    lab.server.ip(&format!(
+        "link add foreign index {index} type veth peer name other"
+    ));
+    server.process().stop();
+    assert!(lab.server.ip("-o link show").contains(" foreign@"));
+    assert_eq!(lab.server.tuns().len(), 0);
 }
 
 #[test]
@@ -314,6 +357,28 @@ fn no_more_descriptors_for_the_next_client() {
         .wait_next("forgotten", || process.signal(Signal::SIGHUP));
     peer.knock(&client_id(60), TO, SERVER_ID);
     assert!(ping_works(lab.client(), client.inner.server4()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn more_devices_than_prog_may_have_descriptors() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, 1..=60);
+    let prog = lab
+        .server
+        .script("counts", "echo >>$0.runs; ulimit -n >$0.limit");
+    let launch = server.launch().clone().operands([&prog]);
+    let process = launch.start_under(&["prlimit", "--nofile=40:4096"]);
+    process.lines.wait("started: ");
+    let peer = Peer::new(lab.client());
+    for number in 1..=60 {
+        peer.knock(&client_id(number), TO, SERVER_ID);
+    }
+    wait_until(PATIENCE, "PROG of each", || {
+        std::fs::read(lab.server.path("counts.runs")).is_ok_and(|runs| runs.len() == 60)
+    });
+    process.lines.exactly("unable to", 0);
+    assert_eq!(lab.server.read("counts.limit").trim(), "40");
 }
 
 #[test]

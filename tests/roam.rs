@@ -468,6 +468,52 @@ fn a_socket_of_ipv4_uses_addresses_of_ipv4() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_name_of_the_other_family_is_asked_for_now_and_then() {
+    let lab = Lab::direct();
+    let names = format!("{SERVER6} tunnel.example\n");
+    lab.client().etc("hosts", &names);
+    let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .options(&["-b", SERVER4]);
+    let launch = client.launch().clone();
+    let launch = launch.operands(["tunnel.example", "5886", "/bin/true"]);
+    let trace = ["strace", "-f", "-o", "trace", "-e", "trace=exit_group"];
+    let client = launch.start_under(&trace);
+    client.lines.wait("no address that the socket can send to");
+    std::thread::sleep(Duration::from_secs(6));
+    // At once, and after 1, 2 and 4 seconds.
+    let asked = lab.client().read("trace").matches("exited with 0").count();
+    assert!((2..=4).contains(&asked), "asked {asked} times");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn hup_ends_a_question_that_hangs() {
+    let lab = Lab::direct();
+    let host = lab.client();
+    host.etc("hosts", "");
+    host.etc("nsswitch.conf", "hosts: files dns\n");
+    let server = "nameserver 198.51.100.1\noptions timeout:30 attempts:1\n";
+    host.etc("resolv.conf", server);
+    lab.server.filter("dns", "input", "udp dport 53 drop");
+    let client = Client::new(host, 1).to("tunnel.example");
+    let client = client.start_with(&["/bin/true"]);
+    wait_until(PATIENCE, "the resolver's process", || {
+        proc::twins(client.pid()).len() == 1
+    });
+    host.etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+    let since = Instant::now();
+    client.signal(nix::sys::signal::Signal::SIGHUP);
+    client.lines.wait("sending to 198.51.100.1:5886");
+    assert!(
+        since.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        since.elapsed()
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
 fn hup_resolves_again_at_once() {
     let lab = Lab::direct();
     addresses(&lab.server, "eth0", &["198.51.100.9/24"]);

@@ -29,6 +29,8 @@ pub struct Hook {
     inherit_output: bool,
     /// Opened early: later all descriptors that PROG may have can be in use.
     null: File,
+    /// Keep room among the descriptors that PROG may have: to start it musl makes a pipe.
+    spare: [Option<File>; 2],
     descriptors: (rlim_t, rlim_t),
 }
 
@@ -45,15 +47,17 @@ impl Hook {
         let words = [program.as_os_str()].into_iter();
         let words = words.chain(arguments.iter().map(OsString::as_os_str));
         let arguments: io::Result<_> = words.map(|word| c_string(word.into())).collect();
+        let null = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .context(|| "open /dev/null".into())?;
         Ok(Self {
             arguments: arguments.context(doing)?,
             program,
             inherit_output,
-            null: OpenOptions::new()
-                .read(true)
-                .write(true)
-                .open("/dev/null")
-                .context(|| "open /dev/null".into())?,
+            spare: spare(&null),
+            null,
             descriptors: getrlimit(Resource::RLIMIT_NOFILE)
                 .context(|| "read the limit on descriptors".into())?,
         })
@@ -66,7 +70,7 @@ impl Hook {
 
     /// Starts PROG in a process group of its own, with default signal handlers, an empty signal
     /// mask, and these variables added.
-    pub fn spawn(&self, variables: &[(&str, String)]) -> io::Result<Pid> {
+    pub fn spawn(&mut self, variables: &[(&str, String)]) -> io::Result<Pid> {
         let mut attributes = PosixSpawnAttr::init()?;
         attributes.set_flags(
             PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
@@ -89,12 +93,18 @@ impl Hook {
             // A limit that can't be set is no reason not to run.
             let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
         };
+        self.spare = [None, None];
         limit(self.descriptors.0);
         let (program, arguments) = (self.program.as_path(), &self.arguments);
         let result = posix_spawn(program, &files, &attributes, arguments, &environment);
         limit(soft);
+        self.spare = spare(&self.null);
         Ok(result?)
     }
+}
+
+fn spare(null: &File) -> [Option<File>; 2] {
+    [(); 2].map(|()| null.try_clone().ok())
 }
 
 /// The program's own environment with some variables set.

@@ -29,6 +29,8 @@ const QUEUE_LEN: u16 = 1000;
 const LONG_QUEUE_LEN: u16 = 4000;
 /// A queue takes no more than a packet for each of so many bytes of the machine's memory.
 const MEMORY_PER_PACKET: u64 = 64 * 1024;
+/// Nor fewer than these, if the kernel does not say how much memory there is.
+const SHORTEST_QUEUE_LEN: u64 = 100;
 
 /// How a device is to be opened.
 #[derive(Clone, Copy, Debug)]
@@ -198,7 +200,7 @@ fn queue_len(offload: Offload) -> u16 {
         Offload::None => QUEUE_LEN,
         Offload::Tcp | Offload::TcpUdp => LONG_QUEUE_LEN,
     };
-    let affordable = memory::total() / MEMORY_PER_PACKET;
+    let affordable = (memory::total() / MEMORY_PER_PACKET).max(SHORTEST_QUEUE_LEN);
     wanted.min(affordable.try_into().unwrap_or(u16::MAX))
 }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use common::alone::Alone;
 use common::authorized::Authorized;
-use common::backoff::Backoff;
+use common::backoff::Restart;
 use common::datagrams::Datagrams;
 use common::error::{Context, Result, reason};
 use common::hook::{self, Hook};
@@ -36,7 +36,6 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
-use self::child::Child;
 use crate::keepalive::Keepalive;
 use crate::options::{self, Config};
 use crate::resolver::Resolver;
@@ -65,7 +64,7 @@ pub(crate) struct Client {
     /// `None` after the device was deleted, until there is a new one.
     tun: Option<Tun>,
     rebuild: Option<Instant>,
-    rebuild_wait: Backoff,
+    rebuilds: Restart,
     authorized: Authorized,
     hook: Hook,
     /// PROG, while it runs.
@@ -75,10 +74,12 @@ pub(crate) struct Client {
     addresses: Vec<SocketAddr>,
     /// The one in use; `None` until the name was resolved.
     server: Option<Target>,
-    sender: Option<Child>,
-    /// `None` means at once.
-    sender_wait: Option<Backoff>,
+    /// The one that the log named last.
+    told: Option<SocketAddr>,
+    /// The child, while it runs.
+    sender: Option<Pid>,
     sender_start: Option<Instant>,
+    sender_restarts: Restart,
     /// Since when the senders' lines are counted against their rate.
     sender_logs: Option<Instant>,
     keepalive: Keepalive,
@@ -157,16 +158,17 @@ impl Program for Client {
             tun_mode,
             tun: Some(tun),
             rebuild: None,
-            rebuild_wait: Backoff::default(),
+            rebuilds: Restart::default(),
             authorized: Authorized::new(options.directory.join(Self::PEERS), now),
             hook,
             prog: None,
             resolver,
             addresses: Vec::new(),
             server: None,
+            told: None,
             sender: None,
-            sender_wait: None,
             sender_start: None,
+            sender_restarts: Restart::default(),
             sender_logs: None,
             keepalive: Keepalive::new(config.keepalive, now),
             silences: 0,
@@ -296,7 +298,7 @@ impl Client {
                 let count = self.authorized.count();
                 log::info(format_args!("authorised servers: {count}"));
             }
-            self.resolver.start(now);
+            self.resolver.start_anew(now);
             // Who sends HUP has news of the network.
             self.keepalive.hurry(now);
         }
@@ -311,14 +313,13 @@ impl Client {
     fn reap(&mut self, now: Instant) {
         while let Some((pid, status)) = sys::reap() {
             let ending = hook::describe(status);
-            if let Some(sender) = self.sender.take_if(|sender| sender.pid == pid) {
-                let lived = now.saturating_duration_since(sender.started);
-                self.sender_lost(lived, &ending, now);
+            if self.sender.take_if(|sender| *sender == pid).is_some() {
+                self.sender_lost(&ending, now);
             } else if let Some(answer) = self.resolver.ended(pid) {
                 self.on_answer(answer, now);
             } else if self.prog.take_if(|prog| *prog == pid).is_some() {
                 if self.rebuild.is_some() {
-                    self.rebuild = Some(now);
+                    self.rebuild = self.rebuilds.last();
                 } else if !status.success() {
                     let prog = self.hook.program().display();
                     log::warning(format_args!("{prog} {ending}"));
@@ -360,8 +361,8 @@ impl Client {
             self.received.count.bytes,
             self.received.count.dropped
         ));
-        if let Some(sender) = &self.sender {
-            let _ = kill(sender.pid, Signal::SIGUSR1);
+        if let Some(sender) = self.sender {
+            let _ = kill(sender, Signal::SIGUSR1);
         }
     }
 

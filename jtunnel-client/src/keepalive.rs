@@ -71,8 +71,13 @@ impl Keepalive {
 
     /// It has left.
     pub(crate) fn sent(&mut self, now: Instant) {
+        // One that hurries after another asks no second question.
+        let half = self.interval.unwrap_or_default() / 2;
+        let is_early = |at| now.saturating_duration_since(at) < half;
+        if !self.sent.is_some_and(is_early) {
+            self.unanswered += 1;
+        }
         self.sent = Some(now);
-        self.unanswered += 1;
         self.retry = Backoff::default();
         self.failures = 0;
         self.next = now + self.interval.unwrap_or_default();
@@ -152,6 +157,25 @@ mod tests {
         }
         assert!(keepalive.take_silence());
         assert!(!keepalive.take_silence(), "it counts anew");
+    }
+
+    #[test]
+    fn many_in_a_hurry_are_one_question() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        for n in 0..10 {
+            let now = start + Duration::from_millis(100) * n;
+            keepalive.hurry(now);
+            send(&mut keepalive, now);
+        }
+        assert!(!keepalive.take_silence());
+        for n in 1..3 {
+            send(
+                &mut keepalive,
+                start + (INTERVAL + Duration::from_secs(1)) * n,
+            );
+        }
+        assert!(keepalive.take_silence());
     }
 
     #[test]

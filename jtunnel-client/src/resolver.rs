@@ -86,6 +86,17 @@ impl Resolver {
         }
     }
 
+    /// Starts a helper that knows of what has changed: one at work may hold on to servers that are
+    /// not there.
+    pub(crate) fn start_anew(&mut self, now: Instant) {
+        if let Some(helper) = self.helper.take() {
+            let _ = kill(helper.pid, Signal::SIGKILL);
+            sys::wait_for(helper.pid);
+        }
+        self.settle();
+        self.start(now);
+    }
+
     fn fork(&self, now: Instant) -> io::Result<Helper> {
         let (answer, to_parent) = pipe2(OFlag::O_CLOEXEC)?;
         let parent = Pid::this();
@@ -122,14 +133,15 @@ impl Resolver {
     pub(crate) fn ended(&mut self, pid: Pid) -> Option<Answer> {
         let mut helper = self.helper.take_if(|helper| helper.pid == pid)?;
         let mut text = String::new();
-        let answer = match helper.answer.read_to_string(&mut text) {
+        Some(match helper.answer.read_to_string(&mut text) {
             Ok(_) => read_answer(&text),
             Err(error) => Err(reason(&error)),
-        };
-        if answer.is_ok() {
-            self.backoff = Backoff::default();
-        }
-        Some(answer)
+        })
+    }
+
+    /// The answer was of use.
+    pub(crate) fn settle(&mut self) {
+        self.backoff = Backoff::default();
     }
 
     /// The answer was of no use: another try after 1, 2, 4 .. 30 s.

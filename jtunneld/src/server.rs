@@ -38,6 +38,7 @@ use nix::unistd::{pipe2, read, write};
 use self::forward::{MAX_READY, ROOMS};
 use crate::clients::{Clients, Slot};
 use crate::gathering::Gathering;
+use crate::losses::Losses;
 use crate::options::{self, Config};
 use crate::status::{Discards, Report};
 
@@ -82,6 +83,7 @@ pub(crate) struct Server {
     /// Clients whose PROG was asked to end.
     closing: Vec<Slot>,
     next_tun: Instant,
+    losses: Losses,
     report: Option<Report>,
     discards: Discards,
     trouble: TroubleLog,
@@ -173,6 +175,7 @@ impl Program for Server {
             next_start: now,
             closing: Vec::new(),
             next_tun: now,
+            losses: Losses::default(),
             report: None,
             discards: Discards::default(),
             trouble: TroubleLog::default(),

@@ -11,17 +11,8 @@ use nix::unistd::Pid;
 use super::Client;
 use crate::sender::Sender;
 
-/// A child that lived for this long was lost by accident.
-const LONG_LIFE: Duration = Duration::from_secs(60);
-
 /// How often senders may log about packets, however many follow each other.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The child, as its parent knows it.
-pub(super) struct Child {
-    pub(super) pid: Pid,
-    pub(super) started: Instant,
-}
 
 impl Client {
     pub(super) fn start_sender(&mut self, now: Instant) {
@@ -47,7 +38,7 @@ impl Client {
                 sender.run(parent);
                 sys::exit_child(1)
             }
-            Ok(Fork::Parent(pid)) => self.sender = Some(Child { pid, started: now }),
+            Ok(Fork::Parent(pid)) => self.sender = Some(pid),
             Err(error) => {
                 log::warning(format_args!(
                     "unable to start the sender: {}",
@@ -62,12 +53,12 @@ impl Client {
     pub(super) fn stop_sender(&mut self) {
         self.sender_start = None;
         if let Some(sender) = self.sender.take() {
-            let _ = kill(sender.pid, Signal::SIGKILL);
-            sys::wait_for(sender.pid);
+            let _ = kill(sender, Signal::SIGKILL);
+            sys::wait_for(sender);
         }
     }
 
-    pub(super) fn sender_lost(&mut self, lived: Duration, ending: &str, now: Instant) {
+    pub(super) fn sender_lost(&mut self, ending: &str, now: Instant) {
         if self
             .tun
             .as_ref()
@@ -76,19 +67,10 @@ impl Client {
             return self.device_gone(now);
         }
         log::warning(format_args!("the sender {ending}, starting it again"));
-        if lived >= LONG_LIFE {
-            self.sender_wait = None;
-        }
         self.delay_sender(now);
     }
 
-    /// At once for the first time, then after 1, 2, 4 .. 30 s.
     fn delay_sender(&mut self, now: Instant) {
-        let wait = match &mut self.sender_wait {
-            Some(backoff) => backoff.next_wait(),
-            None => Duration::ZERO,
-        };
-        self.sender_wait.get_or_insert_default();
-        self.sender_start = Some(now + wait);
+        self.sender_start = Some(self.sender_restarts.next(now));
     }
 }

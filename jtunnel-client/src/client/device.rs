@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::backoff::Backoff;
 use common::error::reason;
 use common::hook;
 use common::log;
@@ -25,12 +24,12 @@ impl Client {
             return;
         };
         log::warning(format_args!("device {} is gone", tun.name()));
+        let mut due = self.rebuilds.next(now);
         if let Some(pid) = self.prog {
             hook::terminate(pid);
-            self.rebuild = Some(now + CLEAN_UP);
-        } else {
-            self.rebuild = Some(now);
+            due = due.max(now + CLEAN_UP);
         }
+        self.rebuild = Some(due);
     }
 
     pub(super) fn rebuild_tun(&mut self, now: Instant) {
@@ -39,14 +38,13 @@ impl Client {
                 log::info(format_args!("device {} opened", tun.name()));
                 self.tun = Some(tun);
                 self.rebuild = None;
-                self.rebuild_wait = Backoff::default();
                 if self.server.is_some() {
                     self.run_prog();
                     self.start_sender(now);
                 }
             }
             Err(error) => {
-                self.rebuild = Some(now + self.rebuild_wait.next_wait());
+                self.rebuild = Some(self.rebuilds.next(now));
                 if let Some(held_back) = self.throttles.tun.pass(now) {
                     log::warning(format_args!("{error}{held_back}"));
                 }

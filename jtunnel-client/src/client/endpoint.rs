@@ -70,6 +70,7 @@ impl Client {
                 true => String::new(),
                 false => format!(", trying {next}"),
             };
+            self.told = Some(next);
             log::warning(format_args!(
                 "no answer from {server} for {seconds} s{port}{other}{held_back}"
             ));
@@ -116,7 +117,10 @@ impl Client {
             }
         });
         match usable {
-            Ok(addresses) => self.use_addresses(addresses, now),
+            Ok(addresses) => {
+                self.resolver.settle();
+                self.use_addresses(addresses, now);
+            }
             Err(reason) => {
                 self.resolver.retry(now);
                 if let Some(held_back) = self.throttles.resolve.pass(now) {
@@ -166,7 +170,10 @@ impl Client {
     fn move_to(&mut self, address: SocketAddr, now: Instant) {
         self.stop_sender();
         self.set_server(address);
-        log::info(format_args!("sending to {address}"));
+        // While only one of two has a route, it comes back to that with each silence.
+        if self.told.replace(address) != Some(address) {
+            log::info(format_args!("sending to {address}"));
+        }
         self.start_sender(now);
     }
 }

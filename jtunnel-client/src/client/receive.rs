@@ -36,9 +36,11 @@ impl Client {
             }
             self.alone.found(count);
         }
-        // First the writing: after an error too, nothing may wait from here on.
-        let flushed = self.flush();
-        result = result.and(flushed);
+        if self.inbound.start().is_some() {
+            // After an error too: nothing may wait from here on.
+            let flushed = self.flush();
+            result = result.and(flushed);
+        }
         self.trouble.received(None, &mut self.received);
         if result == Err(Trouble::Gone) {
             self.device_gone(now);

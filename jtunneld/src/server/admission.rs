@@ -36,7 +36,7 @@ impl Server {
             }
             return None;
         }
-        if now < self.next_tun {
+        if now < self.next_tun || self.losses.hold_back(id, now) {
             self.discards.no_device += 1;
             return None;
         }

@@ -41,6 +41,7 @@ impl Server {
         if let Some(client) = self.clients.get(slot).filter(|c| c.closing.is_none()) {
             let (id, name) = (client.id, client.tun.name());
             log::warning(format_args!("client {id}: device {name} is gone"));
+            self.losses.add(id, Instant::now());
         }
         self.forget(slot);
     }
