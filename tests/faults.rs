@@ -77,6 +77,9 @@ fn a_third_of_all_datagrams_is_lost() {
         host.try_sh("echo 10000 >/proc/sys/net/ipv4/tcp_rto_min_us");
         host.try_sh("echo 1000 >/proc/sys/net/ipv4/tcp_rto_max_ms");
         host.sysctl("net/ipv4/tcp_syn_retries", "30");
+        // What a closed socket still has to send is given up after 8 tries: once in 200 times.
+        host.sysctl("net/ipv4/tcp_orphan_retries", "100");
+        host.sysctl("net/ipv4/tcp_retries2", "100");
     }
     let (from, to) = (lab.client(), &lab.server);
     tcp_blocks_both_ways(from, to, client.inner.server4(), 1).join();
