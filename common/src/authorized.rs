@@ -77,10 +77,10 @@ impl Authorized {
     /// Whether this identifier is authorised. If memory does not know it, new names are looked for,
     /// but once in a second.
     pub fn admits(&mut self, id: PeerId, now: Instant) -> bool {
-        if !self.contains(id) {
+        self.contains(id) || {
             tell(self.add(now));
+            self.contains(id)
         }
-        self.contains(id)
     }
 
     /// Makes the list anew. If the directory can't be read the list stays as it is.
