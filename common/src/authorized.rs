@@ -78,14 +78,14 @@ impl Authorized {
     /// but once in a second.
     pub fn admits(&mut self, id: PeerId, now: Instant) -> bool {
         self.contains(id) || {
-            tell(self.add(now));
+            tell(&self.add(now));
             self.contains(id)
         }
     }
 
     /// Makes the list anew. If the directory can't be read the list stays as it is.
     pub fn reload(&mut self, now: Instant) {
-        tell(self.replace(now));
+        tell(&self.replace(now));
     }
 
     /// Returns what the administrator ought to hear.
@@ -153,7 +153,7 @@ impl Authorized {
     }
 }
 
-fn tell(findings: Vec<String>) {
+fn tell(findings: &[String]) {
     for finding in findings {
         log::warning(format_args!("{finding}"));
     }

@@ -104,7 +104,8 @@ impl Hook {
 }
 
 fn spare(null: &File) -> [Option<File>; 2] {
-    [(); 2].map(|()| null.try_clone().ok())
+    let one = || null.try_clone().ok();
+    [one(), one()]
 }
 
 /// The program's own environment with some variables set.

@@ -63,13 +63,8 @@ impl TroubleLog {
                  routed into itself{held_back}"
             ));
         }
-        if let Some(error) = tally.gave_up.take()
-            && let Some(held_back) = self.go.pass(now)
-        {
-            let reason = reason(&error.into());
-            log::info(format_args!(
-                "{whose}packets go one by one, many at once were refused: {reason}{held_back}"
-            ));
+        if let Some(error) = tally.gave_up.take() {
+            log_refusal(&mut self.go, whose, "go", error);
         }
         if let Some(error) = tally.error.take() {
             self.lost(error, target, now);
@@ -92,22 +87,23 @@ impl TroubleLog {
     #[inline]
     pub fn received(&mut self, client: Option<PeerId>, tally: &mut Tally) {
         if let Some(error) = tally.gave_up.take() {
-            self.log_received(client, error);
-        }
-    }
-
-    #[cold]
-    fn log_received(&mut self, client: Option<PeerId>, error: Errno) {
-        if let Some(held_back) = self.come.pass(Instant::now()) {
-            let (whose, reason) = (Whose(client), reason(&error.into()));
-            log::info(format_args!(
-                "{whose}packets come one by one, many at once were refused: {reason}{held_back}"
-            ));
+            log_refusal(&mut self.come, Whose(client), "come", error);
         }
     }
 }
 
+#[cold]
+fn log_refusal(throttle: &mut Throttle, whose: Whose, way: &str, error: Errno) {
+    if let Some(held_back) = throttle.pass(Instant::now()) {
+        let reason = reason(&error.into());
+        log::info(format_args!(
+            "{whose}packets {way} one by one, many at once were refused: {reason}{held_back}"
+        ));
+    }
+}
+
 /// How a line begins.
+#[derive(Clone, Copy)]
 struct Whose(Option<PeerId>);
 
 impl fmt::Display for Whose {

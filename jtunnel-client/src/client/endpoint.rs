@@ -1,6 +1,7 @@
 //! Which of the server's addresses is in use, and from which port: keepalives, silence, and the
 //! answers of the resolver.
 
+use std::fmt::Write;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Instant;
@@ -136,12 +137,13 @@ impl Client {
     pub(super) fn use_addresses(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
         let first_time = self.server.is_none();
         if self.addresses != addresses && self.resolver.literal().is_none() {
-            let list: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+            let mut list = String::new();
+            for address in &addresses {
+                let comma = if list.is_empty() { "" } else { ", " };
+                let _ = write!(list, "{comma}{address}");
+            }
             let name = &self.config.address;
-            log::info(format_args!(
-                "server {name} resolved to {}",
-                list.join(", ")
-            ));
+            log::info(format_args!("server {name} resolved to {list}"));
         }
         self.addresses = addresses;
         if self
