@@ -13,7 +13,8 @@ marked='a_default_route_by_a_mark a_mark_keeps_the_tunnel_out_of_the_tunnel
     other_packets_for_the_peers_address_pass outer_packets_carry_the_mark
     the_ends_of_the_ranges_are_good'
 # strace shows the calls of qemu, among which it cannot find the program's own.
-traced='hup_and_usr1_during_the_set_up_end_nothing
+traced='a_name_of_the_other_family_is_asked_for_now_and_then
+    hup_and_usr1_during_the_set_up_end_nothing
     term_and_int_during_the_set_up_are_heeded_after_it'
 # It compares with the words of the C library here; musl has others.
 worded=each_reason_for_a_lost_packet_has_a_line
