@@ -95,7 +95,7 @@ impl Authorized {
         self.scan(Scan::Replace, now)
     }
 
-    /// The same, but removed names stay.
+    /// The same, but removed names stay, and nothing is read twice in a second.
     fn add(&mut self, now: Instant) -> Vec<String> {
         if now.saturating_duration_since(self.last_scan) < RESCAN_INTERVAL {
             return Vec::new();

@@ -29,7 +29,7 @@ pub struct Hook {
     inherit_output: bool,
     /// Opened early: later all descriptors that PROG may have can be in use.
     null: File,
-    /// Keep room among the descriptors that PROG may have: to start it musl makes a pipe.
+    /// They keep room below PROG's limit: to start it musl makes a pipe there.
     spare: [Option<File>; 2],
     descriptors: (rlim_t, rlim_t),
 }

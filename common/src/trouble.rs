@@ -71,6 +71,14 @@ impl TroubleLog {
         }
     }
 
+    /// The same of packets from a peer to a tun.
+    #[inline]
+    pub fn received(&mut self, client: Option<PeerId>, tally: &mut Tally) {
+        if let Some(error) = tally.gave_up.take() {
+            log_refusal(&mut self.come, Whose(client), "come", error);
+        }
+    }
+
     /// Logs that a datagram to a peer was lost. The next one may pass, so there is nothing else to
     /// do. A buffer that is full is what a busy link has; the counters tell.
     #[cold]
@@ -80,14 +88,6 @@ impl TroubleLog {
         {
             let (to, reason) = (target.address(), reason(&error.into()));
             log::warning(format_args!("unable to send to {to}: {reason}{held_back}"));
-        }
-    }
-
-    /// The same for packets from a peer to a tun.
-    #[inline]
-    pub fn received(&mut self, client: Option<PeerId>, tally: &mut Tally) {
-        if let Some(error) = tally.gave_up.take() {
-            log_refusal(&mut self.come, Whose(client), "come", error);
         }
     }
 }
