@@ -83,9 +83,7 @@ fn an_unknown_one_gets_no_answer_and_no_device() {
     assert_eq!(lab.server.tuns().len(), 1);
     server.lines.exactly("admitted", 1);
     server.lines.assert_discreet();
-    let status = server
-        .lines
-        .wait_next("status: ", || server.signal(Signal::SIGUSR1));
+    let status = server.report("status: ");
     assert!(
         status.contains("1 clients, 1 authorised") && status.contains(" 8 unknown"),
         "{status}"
@@ -97,11 +95,7 @@ fn an_unknown_one_gets_no_answer_and_no_device() {
 fn hup_forgets_one_of_three_and_the_others_lose_nothing() {
     let lab = Lab::behind_nat(3);
     let server = Server::new(&lab.server, [1, 2, 3]).start();
-    let clients: Vec<Client> = (1..)
-        .zip(&lab.clients)
-        .map(|(number, host)| Client::new(host, number).options(&["-k", "1"]).start())
-        .collect();
-    clients.iter().for_each(Client::wait_up);
+    let clients = Client::on_each(&lab, &["-k", "1"]);
     let beats: Vec<Heartbeat> = [&clients[0], &clients[2]]
         .iter()
         .map(|client| Heartbeat::start(&client.host, &lab.server, client.inner.server4()))
@@ -389,9 +383,7 @@ fn any_identifier_but_not_any_address() {
         lines[0].contains("00ee... answers") || lines[0].contains("0000... answers"),
         "{lines:?}"
     );
-    let status = client
-        .lines
-        .wait_next("status: device", || client.signal(Signal::SIGUSR1));
+    let status = client.report("status: device");
     assert!(status.ends_with("dropped 2"), "{status}");
     // The directory is of no interest, be it there or not.
     fs::remove_dir(client.config.peers()).unwrap();
@@ -405,11 +397,7 @@ fn any_identifier_but_not_any_address() {
 fn two_clients_behind_one_nat() {
     let lab = Lab::behind_nat(2);
     let server = Server::new(&lab.server, [1, 2]).start();
-    let clients: Vec<Client> = (1..)
-        .zip(&lab.clients)
-        .map(|(number, host)| Client::new(host, number).options(&["-k", "1"]).start())
-        .collect();
-    clients.iter().for_each(Client::wait_up);
+    let clients = Client::on_each(&lab, &["-k", "1"]);
     let beats: Vec<Heartbeat> = clients
         .iter()
         .map(|client| Heartbeat::start(&lab.server, &client.host, client.inner.client4()))

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket};
-use std::time::Duration;
 
 use support::config::{SERVER_ID, client_id};
 use support::host::Host;
@@ -531,5 +530,4 @@ fn two_hosts_in_both_parts() {
     client_a.wait_up();
     client_b.wait_up();
     assert_eq!((a.tuns().len(), b.tuns().len()), (2, 2));
-    assert!(client_a.lines.time_of("answers from", 1).unwrap().elapsed() < Duration::from_secs(30));
 }

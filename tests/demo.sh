@@ -20,7 +20,7 @@ outer=198.51.100.1
 if [ -z "${JTUNNEL_BIN:-}" ]; then
     "$root/tests/require.sh" build demo
     make -C "$root" --no-print-directory
-    JTUNNEL_BIN=$(cd "$root" && cd "${CARGO_TARGET_DIR:-target}/release" && pwd)
+    JTUNNEL_BIN=$(cd "$root" && cd "${CARGO_TARGET_DIR:-target}/${CARGO_BUILD_TARGET:-.}/release" && pwd)
 else
     "$root/tests/require.sh" demo
 fi

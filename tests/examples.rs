@@ -5,7 +5,6 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
-use support::config::SERVER_ID;
 use support::host::Host;
 use support::lab::{Lab, addresses, cable};
 use support::traffic::{ping_works, tcp_both_ways};
@@ -53,7 +52,6 @@ impl Sites {
         server.config.authorise(WORKSHOP);
         let server = server.start_with(&[example("server-up")]);
         let client = Client::new(lab.client(), 1);
-        client.config.authorise(SERVER_ID);
         let before = state(lab.client());
         let prog: Vec<PathBuf> = prog.iter().map(|name| example(name)).collect();
         let client = client

@@ -1,7 +1,7 @@
 //! Feeds packets that were made and then damaged to everything that reads packets, and checks that
 //! nothing panics, nothing is lost, and what was cut apart can be joined again.
 //!
-//! usage: fuzz [SECONDS [SEED]], for ever without SECONDS. A failure names the seed.
+//! usage: fuzz [SECONDS [SEED]], for ever without SECONDS. A failure names the seed of its case.
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
@@ -44,6 +44,23 @@ impl Random {
     }
 }
 
+/// A case, which can be had again by itself.
+struct Case(u64);
+
+impl Case {
+    fn random(&self) -> Random {
+        Random(self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the same again: fuzz 1 {}", self.0);
+        }
+    }
+}
+
 fn main() {
     let mut words = std::env::args()
         .skip(1)
@@ -57,9 +74,8 @@ fn main() {
     let (start, mut cases) = (Instant::now(), 0u64);
     while time.is_none_or(|time| start.elapsed() < time) {
         for _ in 0..1000 {
-            // Each case can be had again by itself.
-            let mut random = Random((seed + cases).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-            one_case(&mut random);
+            let case = Case(seed + cases);
+            one_case(&mut case.random());
             cases += 1;
         }
     }

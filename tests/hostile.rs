@@ -178,9 +178,7 @@ fn source_port_0_gets_no_answer() {
     let peer = Peer::new(lab.client());
     // The client comes later, so the forged datagram did not admit it.
     wait_until(PATIENCE, "the datagram to be counted", || {
-        let line = server
-            .lines
-            .wait_next("status: ", || server.signal(Signal::SIGUSR1));
+        let line = server.report("status: ");
         line.contains("0 clients") && line.contains("1 from port 0")
     });
     peer.knock(&client_id(1), TO, SERVER_ID);
@@ -235,6 +233,12 @@ fn no_answer_is_larger_than_its_question() {
     assert!(server.lines.all().len() < 10);
 }
 
+/// How many packets the kernel has given to a tun device.
+fn packets_into(host: &Host, tun: &str) -> u64 {
+    let count = host.sh(&format!("cat /sys/class/net/{tun}/statistics/tx_packets"));
+    count.trim().parse().unwrap()
+}
+
 #[test]
 #[ignore = "needs root"]
 fn the_tunnel_routed_into_itself_by_the_client() {
@@ -246,8 +250,8 @@ fn the_tunnel_routed_into_itself_by_the_client() {
             .options(&["-k", "1"])
             .start();
         client.wait_up();
-        let before = proc::cpu_time(client.pid());
         let tun = &lab.client().tuns()[0];
+        let before = packets_into(lab.client(), tun);
         lab.client().ip(&format!("route add {route} dev {tun}"));
         let line = client.lines.wait("routed into itself");
         assert!(line.contains("peer's own address and port"), "{line}");
@@ -255,10 +259,8 @@ fn the_tunnel_routed_into_itself_by_the_client() {
         client.lines.wait("no answer from");
         let senders = 1 + client.lines.count("no answer from");
         assert!(client.lines.count("routed into itself") <= senders);
-        assert!(
-            proc::cpu_time(client.pid()) - before < Duration::from_millis(300),
-            "it loops"
-        );
+        let packets = packets_into(lab.client(), tun) - before;
+        assert!(packets < 100, "it loops: {packets}");
         lab.client().ip(&format!("route del {route} dev {tun}"));
         client.wait_up();
     }
@@ -270,6 +272,7 @@ fn the_tunnel_routed_into_itself_by_the_server() {
     let tunnel = Tunnel::plain(Lab::routed(1));
     let server = &tunnel.lab.server;
     let tun = &server.tuns()[0];
+    let before = packets_into(server, tun);
     server.ip(&format!("route add 192.168.1.2/32 dev {tun}"));
     let line = tunnel.server.lines.wait("routed into itself");
     assert!(
@@ -278,6 +281,8 @@ fn the_tunnel_routed_into_itself_by_the_server() {
     );
     tunnel.client.lines.wait("no answer from");
     tunnel.server.lines.exactly("routed into itself", 1);
+    let packets = packets_into(server, tun) - before;
+    assert!(packets < 100, "it loops: {packets}");
     server.ip(&format!("route del 192.168.1.2/32 dev {tun}"));
     tunnel.client.wait_up();
 }
@@ -310,7 +315,7 @@ fn other_packets_for_the_peers_address_pass() {
     sniffer.wait("a ping to the same address", |p| p[0] == 0x45 && p[9] == 1);
 }
 
-/// What makes sends of a host fail, how to end it, and the error.
+/// The error, what makes sends of a host fail, and how to end it.
 const FAILURES: [(&str, &str, &str); 7] = [
     (
         "EPERM",
@@ -514,7 +519,7 @@ fn keepalives_without_end_are_not_all_answered() {
         answers += 1;
     }
     let limit = 1000 * (since.elapsed().as_secs() + 2);
-    assert!(answers > 0 && answers <= limit, "{answers}, not {limit}");
+    assert!((900..=limit).contains(&answers), "{answers}, not {limit}");
     // And soon all are answered again.
     peer.knock(&client_id(1), TO, SERVER_ID);
 }

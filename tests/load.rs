@@ -3,14 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use support::config::client_id;
 use support::flood::Flood;
 use support::heartbeat::Heartbeat;
-use support::lab::{Lab, SERVER4, SERVER6};
+use support::lab::{Lab, SERVER4, SERVER6, server_address};
 use support::peer::{datagram, keepalive};
 use support::proc;
 use support::traffic::{Noise, Stream, ping, tcp_both_ways, udp};
@@ -41,11 +41,6 @@ fn assert_beats_pass(beat: &Heartbeat) {
         }
     }
     panic!("beats lost, and sent: {rounds:?}");
-}
-
-/// Where the server listens.
-fn to() -> (IpAddr, u16) {
-    (SERVER4.parse().unwrap(), 5886)
 }
 
 #[test]
@@ -159,7 +154,7 @@ fn a_flood_of_unknown_identifiers_keeps_nobody_out() {
     client.wait_up();
     let memory = proc::resident(server.pid());
     // Random identifiers, and datagrams that are too short for one.
-    let flood = Flood::start(&lab.clients[1], to(), 0, 64);
+    let flood = Flood::start(&lab.clients[1], server_address(), 0, 64);
     let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
     assert_beats_pass(&beat);
     let newcomer = Client::new(&lab.clients[1], 2)
@@ -210,7 +205,7 @@ fn a_flood_costs_one_look_at_the_directory_a_second() {
         text.matches(directory.to_str().unwrap()).count()
     };
     let before = looks();
-    let flood = Flood::start(lab.client(), to(), 8, 64);
+    let flood = Flood::start(lab.client(), server_address(), 8, 64);
     let since = Instant::now();
     wait_until(PATIENCE, "three looks", || looks() >= before + 3);
     let (seconds, looked) = (since.elapsed().as_secs(), looks() - before);
@@ -229,7 +224,7 @@ fn a_flood_of_junk_leaves_authorised_traffic_alone() {
     let _alone = alone();
     let tunnel = Tunnel::plain(Lab::behind_nat(2));
     let memory = proc::resident(tunnel.server.pid());
-    let flood = Flood::start(&tunnel.lab.clients[1], to(), 1400, 1400);
+    let flood = Flood::start(&tunnel.lab.clients[1], server_address(), 1400, 1400);
     let beat = Heartbeat::start(
         tunnel.lab.client(),
         &tunnel.lab.server,
@@ -238,6 +233,7 @@ fn a_flood_of_junk_leaves_authorised_traffic_alone() {
     assert_beats_pass(&beat);
     let sent = flood.stop();
     println!("a flood of {sent} datagrams of junk");
+    assert!(sent > 10_000);
     assert!(tunnel.server.lines.all().len() < 10);
     assert!(proc::resident(tunnel.server.pid()) < memory + 1024);
     tunnel.client.lines.exactly("no answer", 0);
@@ -289,10 +285,10 @@ fn datagrams_of_64_kib_and_keepalives_by_the_thousand() {
     let memory = proc::resident(server.pid());
     let id = client_id(2);
     let floods: [&dyn Fn() -> Flood; 2] = [
-        &|| Flood::start(&lab.clients[1], to(), 65_000, 65_507),
+        &|| Flood::start(&lab.clients[1], server_address(), 65_000, 65_507),
         &|| {
             let question = datagram(&id, &keepalive(7));
-            Flood::of(&lab.clients[1], to(), move |_| question.clone())
+            Flood::of(&lab.clients[1], server_address(), move |_| question.clone())
         },
     ];
     for start in floods {
@@ -314,17 +310,14 @@ fn a_client_that_floods_its_tunnel_leaves_the_others_their_share() {
     let _alone = alone();
     let lab = Lab::behind_nat(2);
     let _server = Server::new(&lab.server, [1, 2]).start();
-    let clients: Vec<Client> = (1..)
-        .zip(&lab.clients)
-        .map(|(number, host)| Client::new(host, number).options(&["-k", "1"]).start())
-        .collect();
-    clients.iter().for_each(Client::wait_up);
+    let clients = Client::on_each(&lab, &["-k", "1"]);
     // From the server into the second client's tunnel.
     let flood = Flood::start(&lab.server, (clients[1].inner.client4(), 9), 1300, 1300);
     let beat = Heartbeat::start(lab.client(), &lab.server, clients[0].inner.server4());
     assert_beats_pass(&beat);
     let sent = flood.stop();
     println!("beside a tunnel with a flood of {sent} packets");
+    assert!(sent > 10_000);
 }
 
 #[test]
@@ -334,11 +327,7 @@ fn clients_that_are_loaded_together_get_equal_shares() {
     let _alone = alone();
     let lab = Lab::routed(CLIENTS.into());
     let _server = Server::new(&lab.server, 1..=CLIENTS).start();
-    let clients: Vec<Client> = (1..=CLIENTS)
-        .zip(&lab.clients)
-        .map(|(number, host)| Client::new(host, number).options(&["-k", "1"]).start())
-        .collect();
-    clients.iter().for_each(Client::wait_up);
+    let clients = Client::on_each(&lab, &["-k", "1"]);
     for up in [true, false] {
         let loads: Vec<Stream> = clients
             .iter()

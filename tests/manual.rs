@@ -120,7 +120,10 @@ fn the_parser_takes_what_the_usage_lists() {
             let said = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(0), "{program} {option}: {said}");
             if argument.is_some() {
-                let output = Launch::new(&host, program).options([&option]).output();
+                // Were none needed, -h would end it with 0.
+                let output = Launch::new(&host, program)
+                    .options(["-h", &option])
+                    .output();
                 assert_eq!(
                     output.status.code(),
                     Some(100),

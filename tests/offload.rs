@@ -7,9 +7,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -29,6 +27,7 @@ use support::sniffer::{self, Sniffer};
 use support::traffic::{Noise, tcp_both_ways, udp, udp_datagrams};
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_until};
+use support::worker::Worker;
 
 /// Both directions at once, over IPv4 and IPv6 inside.
 fn transfers(lab: &Lab, inner: Inner, mebibytes: usize) {
@@ -391,11 +390,7 @@ fn super_packets_share_calls_and_become_whole_again() {
 fn eight_clients_keep_their_contents_apart() {
     let lab = Lab::routed(8);
     let _server = Server::new(&lab.server, 1..=8).start();
-    let clients: Vec<Client> = (1..=8)
-        .zip(&lab.clients)
-        .map(|(number, host)| Client::new(host, number).start())
-        .collect();
-    clients.iter().for_each(Client::wait_up);
+    let clients = Client::on_each(&lab, &[]);
     let transfers: Vec<_> = clients
         .iter()
         .map(|client| tcp_both_ways(&client.host, &lab.server, client.inner.server4(), 2))
@@ -521,29 +516,24 @@ fn capture(packets: &[Vec<u8>], file: &Path) {
 
 /// The packets inside the datagrams that pass a device, as they come.
 struct Wire {
+    sniffer: Arc<Sniffer>,
     packets: Arc<Mutex<Vec<Vec<u8>>>>,
-    ending: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    worker: Worker,
 }
 
 impl Wire {
     fn new(host: &Host) -> Self {
-        let (sniffer, ending) = (Sniffer::new(host, "eth0"), Arc::<AtomicBool>::default());
+        let sniffer = Arc::new(Sniffer::new(host, "eth0"));
         let packets = Arc::<Mutex<Vec<Vec<u8>>>>::default();
-        let (end, list) = (ending.clone(), packets.clone());
-        let thread = std::thread::spawn(move || {
-            loop {
-                match sniffer.packet() {
-                    Some(packet) => lock(&list).extend(inside(&packet)),
-                    None if end.load(Ordering::Relaxed) => return,
-                    None => std::thread::sleep(Duration::from_millis(1)),
-                }
-            }
+        let (source, list) = (sniffer.clone(), packets.clone());
+        let worker = Worker::start(move || match source.packet() {
+            Some(packet) => lock(&list).extend(inside(&packet)),
+            None => std::thread::sleep(Duration::from_millis(1)),
         });
         Self {
+            sniffer,
             packets,
-            ending,
-            thread: Some(thread),
+            worker,
         }
     }
 
@@ -555,10 +545,12 @@ impl Wire {
     }
 
     /// All packets, once it is over.
-    fn stop(mut self) -> Vec<Vec<u8>> {
-        self.ending.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap();
-        std::mem::take(&mut lock(&self.packets))
+    fn stop(self) -> Vec<Vec<u8>> {
+        self.worker.stop();
+        let mut packets = std::mem::take(&mut *lock(&self.packets));
+        let left = std::iter::from_fn(|| self.sniffer.packet());
+        packets.extend(left.filter_map(|packet| inside(&packet)));
+        packets
     }
 }
 

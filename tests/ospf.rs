@@ -14,10 +14,8 @@ use support::process::Process;
 use support::traffic::{ping_works, tcp_both_ways};
 use support::tree::example;
 use support::tunnel::{Client, Server};
-use support::wait::wait_until;
+use support::wait::{PATIENCE, wait_until};
 
-/// OSPF takes its time: hellos every second, and a designated router is chosen after four.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// `dead count 4` with `hello 1`, and a second for the routes to be computed anew.
 const DEAD_INTERVAL: Duration = Duration::from_secs(4);
 

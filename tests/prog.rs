@@ -176,13 +176,8 @@ fn in_the_background_prog_writes_nowhere() {
     let lab = Lab::direct();
     let prog = curious(&lab.server);
     let server = Server::new(&lab.server, [1]);
-    let pid_file = lab.server.path("pid");
-    let launch = server
-        .launch()
-        .clone()
-        .options(["-P".as_ref(), pid_file.as_os_str()]);
-    let output = launch.operands([prog]).output();
-    assert_eq!(output.status.code(), Some(0));
+    let launch = server.launch().clone().operands([prog]);
+    launch.background("pid");
     Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
     wait_done(&lab.server);
     // Standard output is the file itself while it is written.
@@ -237,12 +232,8 @@ fn success_is_no_news() {
     });
     // A report comes after what there is to say of them.
     let (heard, status) = (" heard ", "status: device");
-    server
-        .lines
-        .wait_next(heard, || server.signal(Signal::SIGUSR1));
-    client
-        .lines
-        .wait_next(status, || client.signal(Signal::SIGUSR1));
+    server.report(heard);
+    client.report(status);
     for lines in [&server.lines, &client.lines] {
         lines.exactly("exited", 0);
     }
@@ -359,13 +350,7 @@ fn one_that_stays_is_told_when_the_program_ends() {
         (&lab.server, server.process(), 4),
     ] {
         let pids = pids(host, "stays.pids", number);
-        let since = Instant::now();
         process.stop();
-        assert!(
-            since.elapsed() < Duration::from_millis(900),
-            "{:?}",
-            since.elapsed()
-        );
         assert_eq!(host.tuns().len(), 0);
         wait_until(PATIENCE, "the end of PROG", || {
             !pids.iter().any(|&pid| proc::runs(pid))
@@ -379,6 +364,39 @@ fn one_that_stays_is_told_when_the_program_ends() {
         }
         assert_eq!(host.read("stays.downs").lines().count(), number / 2);
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_programs_end_with_one_that_stays() {
+    let lab = Lab::direct();
+    let prog = server_prog(&lab.server, "stays", STAYS);
+    let mut server = Server::new(&lab.server, [1]).start_with(&[prog]);
+    let prog = client_prog(lab.client(), "stays", 1, STAYS);
+    let mut client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .start_with(&[prog]);
+    // A second is for one that does not end. A busy machine may spoil a try.
+    let mut times = Vec::new();
+    while times.len() < 3 {
+        client.wait_up();
+        times.push([client.process(), server.process()].map(|process| {
+            let since = Instant::now();
+            process.stop();
+            since.elapsed()
+        }));
+        let best = [0, 1].map(|end| times.iter().map(|time| time[end]).min());
+        if best
+            .iter()
+            .flatten()
+            .all(|time| *time < Duration::from_millis(900))
+        {
+            return;
+        }
+        server.restart();
+        client.restart();
+    }
+    panic!("{times:?}");
 }
 
 #[test]

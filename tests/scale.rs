@@ -1,39 +1,23 @@
 //! A thousand clients of one server.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use support::crowd::Crowd;
-use support::host::Host;
-use support::lab::{Lab, SERVER4};
+use support::lab::{Lab, server_address};
 use support::tunnel::{Server, server_prog};
-use support::wait::wait_until;
+use support::wait::{PATIENCE, wait_until};
 
 const CLIENTS: u16 = 1000;
-/// A thousand scripts on two processors.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-fn to() -> (IpAddr, u16) {
-    (SERVER4.parse().unwrap(), 5886)
-}
-
-/// Waits until PROG has given every device its address.
-#[track_caller]
-fn wait_progs(host: &Host) {
-    wait_until(PATIENCE, "the addresses of all", || {
-        host.ip("-o -4 address show").matches("inet 10.").count() == usize::from(CLIENTS)
-    });
-}
 
 #[test]
 #[ignore = "needs root"]
 fn a_thousand_come_back_together() {
     let lab = Lab::direct();
     let mut server = Server::new(&lab.server, 1..=CLIENTS).start();
-    let crowd = Crowd::new(lab.client(), 1..=CLIENTS, to());
+    let crowd = Crowd::new(lab.client(), 1..=CLIENTS, server_address());
     crowd.knock();
-    wait_progs(&lab.server);
+    server.wait_progs(CLIENTS);
     let since = Instant::now();
     server.process().stop();
     let stopped = since.elapsed();
@@ -43,15 +27,15 @@ fn a_thousand_come_back_together() {
     server.restart();
     crowd.knock();
     let answered = since.elapsed();
-    wait_progs(&lab.server);
+    server.wait_progs(CLIENTS);
     let all = since.elapsed();
     println!(
         "recovery: {CLIENTS} clients: server stopped {stopped:.1?}, all answered {answered:.1?}, \
          all PROGs done {all:.1?}"
     );
-    // 500 starts a second are allowed, and this machine takes its time for each.
-    assert!(all < Duration::from_secs(30), "{all:?}");
-    assert_eq!(server.lines.count(" admitted "), usize::from(CLIENTS));
+    // 500 starts a second are allowed, and a busy machine takes its time for each.
+    assert!(all < Duration::from_secs(60), "{all:?}");
+    server.lines.exactly(" admitted ", CLIENTS.into());
     server.lines.exactly("unable to", 0);
     server.lines.assert_discreet();
     server.process().stop();
@@ -64,11 +48,11 @@ fn a_prog_that_takes_a_second_keeps_nobody_out() {
     let mut server = Server::new(&lab.server, 1..=CLIENTS);
     let prog = server_prog(&lab.server, "up", "sleep 1");
     server = server.start_with(&[prog]);
-    let crowd = Crowd::new(lab.client(), 1..=CLIENTS, to());
+    let crowd = Crowd::new(lab.client(), 1..=CLIENTS, server_address());
     let since = Instant::now();
     crowd.knock();
     println!("{CLIENTS} answered after {:.1?}", since.elapsed());
-    wait_progs(&lab.server);
+    server.wait_progs(CLIENTS);
     println!(
         "{CLIENTS} PROGs of a second begun after {:.1?}",
         since.elapsed()

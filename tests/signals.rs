@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -250,9 +249,7 @@ fn no_usr1_is_lost() {
         for _ in 0..30 {
             for process in [&*tunnel.client, &*tunnel.server] {
                 let since = Instant::now();
-                process
-                    .lines
-                    .wait_next("status: ", || process.signal(Signal::SIGUSR1));
+                process.report("status: ");
                 assert!(
                     since.elapsed() < Duration::from_secs(5),
                     "{:?}",
@@ -271,10 +268,7 @@ fn no_usr1_is_lost() {
 #[ignore = "needs root"]
 fn usr1_tells_the_state() {
     let tunnel = Tunnel::plain(Lab::direct());
-    let line = tunnel
-        .server
-        .lines
-        .wait_next("status: ", || tunnel.server.signal(Signal::SIGUSR1));
+    let line = tunnel.server.report("status: ");
     assert!(line.contains("status: 1 clients, 1 authorised; dropped: 0 short, 0 unknown, 0 from port 0, 0 truncated, 0 without a device"), "{line}");
     let device = &tunnel.lab.server.tuns()[0];
     let line = tunnel.server.lines.wait(" heard ");
@@ -322,9 +316,7 @@ fn the_counters_count() {
     // The device is down, so a packet is lost there.
     peer.send(&client_id(1), &[0x45; 20], TO);
     peer.knock(&client_id(1), TO, SERVER_ID);
-    let line = server
-        .lines
-        .wait_next("status: ", || server.signal(Signal::SIGUSR1));
+    let line = server.report("status: ");
     assert!(
         line.contains("dropped: 8 short, 5 unknown, 0 from port 0"),
         "{line}"
@@ -512,7 +504,8 @@ fn fifty_clients_come_back_after_a_restart() {
         "recovery: 50 idle clients after a restart, keepalive 1 s: {:.3} s",
         (admitted - since).as_secs_f64()
     );
-    assert!(admitted - since < Duration::from_secs(3));
+    // Without the keepalives it would be 25 s.
+    assert!(admitted - since < Duration::from_secs(10));
     clients.iter().for_each(Client::wait_up);
     assert_eq!(lab.server.tuns().len(), CLIENTS.into());
     // None of them had to do anything.
@@ -527,13 +520,8 @@ fn a_detached_parent_leaves_the_callers_pipe() {
     // rc.local may wait for the end of the output of what it starts.
     let lab = Lab::direct();
     let server = Server::new(&lab.server, [1]);
-    let mut command = server.launch().clone().operands(["/bin/true"]).command();
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
     // Returns at the end of the pipes only.
-    let output = lab.server.spawn(command).wait_with_output().unwrap();
+    let output = server.launch().clone().operands(["/bin/true"]).output();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(lab.server.pids().len(), 1, "it runs");
 }

@@ -199,14 +199,8 @@ fn what_is_in_its_place_may_be_anything() {
     lab.server.run(|| fs::write("/dev/log", "a file").unwrap());
     lab.client().run(|| fs::create_dir("/dev/log").unwrap());
     let tunnel = Tunnel::plain(lab);
-    tunnel
-        .server
-        .lines
-        .wait_next("status: ", || tunnel.server.signal(Signal::SIGUSR1));
-    tunnel
-        .client
-        .lines
-        .wait_next("status: device", || tunnel.client.signal(Signal::SIGUSR1));
+    tunnel.server.report("status: ");
+    tunnel.client.report("status: device");
     assert_eq!(
         tunnel
             .lab
@@ -229,7 +223,7 @@ fn a_reader_that_goes_away_ends_nothing() {
     let piped = launch.operands(["/bin/true"]).start_under(&[
         "sh",
         "-c",
-        "exec 3>&1; { \"$@\"; echo $? >&3; } 2>&1 | true",
+        "exec 3>&1; { \"$@\"; echo status $? >&3; } 2>&1 | true",
         "sh",
     ]);
     let pid = wait_for(PATIENCE, "the pid file", || {
@@ -242,7 +236,9 @@ fn a_reader_that_goes_away_ends_nothing() {
         peer.knock(&client_id(1), TO, SERVER_ID);
     }
     kill(pid, Signal::SIGTERM).unwrap();
-    piped.lines.wait("0");
+    piped
+        .lines
+        .wait_all("status 0", |lines| lines == ["status 0"]);
 }
 
 #[test]

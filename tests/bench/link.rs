@@ -318,7 +318,8 @@ fn vtun(lab: &Lab) -> Link {
         bench { passwd bench; device tun9; multi killold; }\n";
     for (_, host) in both(lab) {
         fs::write(host.path("vtund.conf"), config).unwrap();
-        fs::create_dir_all("/var/lock/vtund").unwrap();
+        host.empty_directory("/var/lock");
+        host.run(|| fs::create_dir("/var/lock/vtund").unwrap());
     }
     let file = path(&lab.server, "vtund.conf");
     let server = run(&lab.server, &["vtund", "-n", "-s", "-f", &file]);
@@ -385,11 +386,7 @@ impl Crowd {
     pub(crate) fn up(clients: u16) -> Self {
         let lab = Lab::routed(clients.into());
         let server = Server::new(&lab.server, 1..=clients).start();
-        let clients: Vec<Client> = (1..=clients)
-            .zip(&lab.clients)
-            .map(|(number, host)| Client::new(host, number).start())
-            .collect();
-        clients.iter().for_each(Client::wait_up);
+        let clients = Client::on_each(&lab, &[]);
         let tunnels = clients
             .iter()
             .map(|client| {

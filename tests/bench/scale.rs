@@ -1,38 +1,24 @@
 //! What a thousand and four thousand clients cost one server, and what a flood does to it.
 
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddrV4};
+use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
 
 use support::config::client_id;
 use support::crowd::Crowd;
 use support::flood::Flood;
 use support::heartbeat::Heartbeat;
-use support::host::Host;
-use support::lab::{Lab, SERVER4};
+use support::lab::{Lab, SERVER4, server_address};
 use support::peer::{datagram, keepalive};
 use support::proc;
 use support::tunnel::{Client, Server};
-use support::wait::wait_until;
 
 use crate::measure::{self, End};
 
 const PORT: u16 = 5886;
-const PATIENCE: Duration = Duration::from_secs(120);
 /// The clients that carry traffic, and all.
 const BUSY: u16 = 10;
 const ALL: u16 = 4000;
-
-fn address() -> IpAddr {
-    SERVER4.parse().unwrap()
-}
-
-/// Waits until PROG has given this many devices their address.
-fn wait_progs(host: &Host, count: u16) {
-    wait_until(PATIENCE, "the addresses of all", || {
-        host.ip("-o -4 address show").matches("inet 10.").count() == usize::from(count)
-    });
-}
 
 /// What was measured, in tables, and what of it is worse than required.
 #[derive(Default)]
@@ -136,9 +122,9 @@ pub(crate) fn run(time: Duration) -> Report {
 fn come_back(count: u16) -> (f64, f64, f64) {
     let lab = Lab::direct();
     let mut server = Server::new(&lab.server, 1..=count).start();
-    let crowd = Crowd::new(lab.client(), 1..=count, (address(), PORT));
+    let crowd = Crowd::new(lab.client(), 1..=count, server_address());
     crowd.knock();
-    wait_progs(&lab.server, count);
+    server.wait_progs(count);
     let since = Instant::now();
     server.process().stop();
     let ended = since.elapsed();
@@ -146,7 +132,7 @@ fn come_back(count: u16) -> (f64, f64, f64) {
     server.restart();
     crowd.knock();
     let answered = since.elapsed();
-    wait_progs(&lab.server, count);
+    server.wait_progs(count);
     let all = since.elapsed();
     server.process().stop();
     (
@@ -161,11 +147,7 @@ fn come_back(count: u16) -> (f64, f64, f64) {
 fn idle_crowd(time: Duration) -> (f64, f64, f64) {
     let lab = Lab::routed(usize::from(BUSY) + 1);
     let mut server = Server::new(&lab.server, 1..=ALL).start();
-    let clients: Vec<Client> = (1..=BUSY)
-        .zip(&lab.clients)
-        .map(|(number, host)| Client::new(host, number).start())
-        .collect();
-    clients.iter().for_each(Client::wait_up);
+    let clients = Client::on_each(&lab, &[]);
     let tunnels: Vec<(End, End)> = clients
         .iter()
         .map(|client| {
@@ -182,9 +164,9 @@ fn idle_crowd(time: Duration) -> (f64, f64, f64) {
     let before = private(server.pid());
 
     let idle = &lab.clients[usize::from(BUSY)];
-    let crowd = Crowd::new(idle, BUSY + 1..=ALL, (address(), PORT));
+    let crowd = Crowd::new(idle, BUSY + 1..=ALL, server_address());
     crowd.knock();
-    wait_progs(&lab.server, ALL);
+    server.wait_progs(ALL);
     let grown = private(server.pid()) - before;
     let used = measure::cpu_time(server.pid());
     let (interval, watched) = (Duration::from_secs(25), Duration::from_secs(12));
@@ -209,19 +191,17 @@ type Make = fn(&Lab) -> Flood;
 
 const FLOODS: [(&str, Make); 5] = [
     ("unknown identifiers", |lab| {
-        Flood::start(&lab.clients[1], (address(), PORT), 13, 13)
+        Flood::start(&lab.clients[1], server_address(), 13, 13)
     }),
     ("junk of all lengths", |lab| {
-        Flood::start(&lab.clients[1], (address(), PORT), 0, 1400)
+        Flood::start(&lab.clients[1], server_address(), 0, 1400)
     }),
     ("64 KiB datagrams", |lab| {
-        Flood::start(&lab.clients[1], (address(), PORT), 65_000, 65_507)
+        Flood::start(&lab.clients[1], server_address(), 65_000, 65_507)
     }),
     ("keepalives", |lab| {
         let question = datagram(&client_id(3), &keepalive(7));
-        Flood::of(&lab.clients[1], (address(), PORT), move |_| {
-            question.clone()
-        })
+        Flood::of(&lab.clients[1], server_address(), move |_| question.clone())
     }),
     ("stolen identifiers from 1000 sources", |lab| {
         let target = SocketAddrV4::new(SERVER4.parse().unwrap(), PORT);

@@ -74,9 +74,12 @@ chmod 755 "$initramfs/init"
 if [ -n "$kernel" ]; then
     release=$(ls "$unpacked/lib/modules")
     [ -e "$unpacked/lib/modules/$release/modules.dep.bin" ] || depmod -b "$unpacked" "$release"
+    modules=
     for module in $network tun; do
-        modprobe -d "$unpacked" -S "$release" --show-depends "$module" | sed -n 's/^insmod //p'
-    done | awk '!seen[$1]++ { print $1 }' | while read -r file; do
+        modules="$modules
+$(modprobe -d "$unpacked" -S "$release" --show-depends "$module")"
+    done
+    echo "$modules" | sed -n 's/^insmod //p' | awk '!seen[$1]++ { print $1 }' | while read -r file; do
         name=$(basename "${file%.xz}")
         case $file in
         *.xz) xz -dc "$file" >"$initramfs/lib/modules/$name" ;;

@@ -33,7 +33,8 @@ kernel() {
     done >>.config
     make -s olddefconfig
     make -s "$jobs" vmlinux
-    mips-linux-gnu-strip -s -o "$out/kernel" vmlinux
+    mips-linux-gnu-strip -s -o kernel vmlinux
+    mv kernel "$out/"
 }
 
 busybox() {
@@ -54,7 +55,7 @@ busybox() {
     cat none >>.config
     yes '' | make -s oldconfig >/dev/null
     make -s "$jobs" busybox
-    cp busybox "$out/"
+    mv busybox "$out/"
 }
 
 # Each in an empty directory; what is complete is not built again.

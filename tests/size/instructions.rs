@@ -198,7 +198,19 @@ impl Bench {
         }
         work();
         send(&other, Signal::SIGCONT);
-        std::thread::sleep(Duration::from_millis(100));
+        let sleeps = || {
+            other
+                .iter()
+                .map(|&pid| proc::sleeps(pid))
+                .collect::<Vec<_>>()
+        };
+        let mut last = Vec::new();
+        wait_until(PATIENCE, "the other program to have passed on all", || {
+            std::thread::sleep(Duration::from_millis(50));
+            let now = sleeps();
+            let rests = other.iter().all(|&pid| proc::rests(pid));
+            std::mem::replace(&mut last, now.clone()) == now && rests
+        });
         send(&counted, Signal::SIGCONT);
     }
 

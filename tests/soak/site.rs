@@ -11,11 +11,9 @@ use support::process::Process;
 use support::syslog::{Syslog, deaf};
 use support::traffic::{Noise, ping_works};
 use support::tunnel::{Client, Server};
-use support::wait::wait_until;
+use support::wait::{PATIENCE, wait_until};
 
 pub(crate) const CLIENTS: u16 = 2;
-/// A sender that is lost again and again waits up to 30 s before it is started.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// What memory may grow by, in KiB: stacks and heaps reach their size late.
 const GROWTH: u64 = 256;
 /// What all clocks show at first.

@@ -2,10 +2,10 @@
 
 /// The command in front of a program; the last word to come is `FAKETIME_TIMESTAMP_FILE=` and a
 /// file with the date.
-pub const SETTABLE: [&str; 5] = [
+pub const SETTABLE: [&str; 4] = [
     "env",
-    "LD_PRELOAD=libfaketime.so.1",
-    "LD_LIBRARY_PATH=/usr/lib/x86_64-linux-gnu/faketime:/usr/lib/aarch64-linux-gnu/faketime",
+    // ld.so(8) puts the machine's own directory for $LIB.
+    "LD_PRELOAD=/usr/$LIB/faketime/libfaketime.so.1",
     "FAKETIME_NO_CACHE=1",
     "FAKETIME_DONT_FAKE_MONOTONIC=1",
 ];

@@ -2,17 +2,17 @@
 
 use std::net::{IpAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::host::Host;
 use crate::peer::Forger;
 use crate::traffic::Noise;
+use crate::worker::Worker;
 
 /// A flood that goes on until it is stopped or dropped.
 pub struct Flood {
-    ending: Arc<AtomicBool>,
-    thread: Option<JoinHandle<u64>>,
+    worker: Worker,
+    sent: Arc<AtomicU64>,
 }
 
 impl Flood {
@@ -51,33 +51,17 @@ impl Flood {
     }
 
     fn repeat(mut send: impl FnMut(&mut Noise) -> bool + Send + 'static) -> Self {
-        let ending = Arc::new(AtomicBool::new(false));
-        let end = ending.clone();
-        let thread = std::thread::spawn(move || {
-            let (mut noise, mut sent) = (Noise::new(7), 0);
-            while !end.load(Ordering::Relaxed) {
-                sent += u64::from(send(&mut noise));
-            }
-            sent
+        let sent = Arc::<AtomicU64>::default();
+        let (mut noise, count) = (Noise::new(7), sent.clone());
+        let worker = Worker::start(move || {
+            count.fetch_add(send(&mut noise).into(), Ordering::Relaxed);
         });
-        Self {
-            ending,
-            thread: Some(thread),
-        }
+        Self { worker, sent }
     }
 
     /// Ends it, and returns how many datagrams left.
-    pub fn stop(mut self) -> u64 {
-        self.ending.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap()
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.ending.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+    pub fn stop(self) -> u64 {
+        self.worker.stop();
+        self.sent.load(Ordering::Relaxed)
     }
 }

@@ -2,13 +2,12 @@
 //! works again.
 
 use std::net::{IpAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::host::Host;
 use crate::wait::{PATIENCE, wait_for, wait_until};
+use crate::worker::Worker;
 
 /// Between two beats.
 pub const INTERVAL: Duration = Duration::from_millis(10);
@@ -16,8 +15,7 @@ pub const INTERVAL: Duration = Duration::from_millis(10);
 /// A stream that runs until it is dropped.
 pub struct Heartbeat {
     beats: Arc<Mutex<Vec<Beat>>>,
-    ending: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    _workers: [Worker; 2],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,44 +43,33 @@ impl Heartbeat {
         };
         let (sender, echo) = (from.run(bind), to.run(bind));
         let target = (address, echo.local_addr().unwrap().port());
-        let (beats, ending) = (
-            Arc::<Mutex<Vec<Beat>>>::default(),
-            Arc::new(AtomicBool::new(false)),
-        );
-
-        let end = ending.clone();
-        let echoing = std::thread::spawn(move || {
-            let mut buffer = [0; 64];
-            while !end.load(Ordering::Relaxed) {
-                if let Ok((len, source)) = echo.recv_from(&mut buffer) {
-                    let _ = echo.send_to(&buffer[..len], source);
-                }
+        let mut buffer = [0; 64];
+        let echoing = Worker::start(move || {
+            if let Ok((len, source)) = echo.recv_from(&mut buffer) {
+                let _ = echo.send_to(&buffer[..len], source);
             }
         });
-        let (end, log) = (ending.clone(), beats.clone());
-        let sending = std::thread::spawn(move || {
-            let mut next = Instant::now();
-            while !end.load(Ordering::Relaxed) {
-                let now = Instant::now();
-                if now >= next {
-                    next = now + INTERVAL;
-                    let number = with(&log, |beats| {
-                        beats.push(Beat {
-                            sent: now,
-                            answered: None,
-                        });
-                        beats.len() - 1
+        let beats = Arc::<Mutex<Vec<Beat>>>::default();
+        let (log, mut next) = (beats.clone(), Instant::now());
+        let sending = Worker::start(move || {
+            let now = Instant::now();
+            if now >= next {
+                next = now + INTERVAL;
+                let number = with(&log, |beats| {
+                    beats.push(Beat {
+                        sent: now,
+                        answered: None,
                     });
-                    // No route, no device: a lost beat.
-                    let _ = sender.send_to(&number.to_be_bytes(), target);
-                }
-                collect(&sender, &log);
+                    beats.len() - 1
+                });
+                // No route, no device: a lost beat.
+                let _ = sender.send_to(&number.to_be_bytes(), target);
             }
+            collect(&sender, &log);
         });
         Self {
             beats,
-            ending,
-            threads: vec![echoing, sending],
+            _workers: [echoing, sending],
         }
     }
 
@@ -155,14 +142,5 @@ fn collect(socket: &UdpSocket, log: &Mutex<Vec<Beat>>) {
                 beat.answered.get_or_insert_with(Instant::now);
             }
         });
-    }
-}
-
-impl Drop for Heartbeat {
-    fn drop(&mut self) {
-        self.ending.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
     }
 }

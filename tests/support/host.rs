@@ -115,13 +115,21 @@ impl Host {
             .unwrap_or_else(|error| panic!("unable to start {what}: {error}"))
     }
 
-    /// Runs a command on the host to its end.
+    /// Runs a command on the host until it has ended and nobody can write to its output any more.
+    #[track_caller]
     pub fn output(&self, mut command: Command) -> Output {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        self.spawn(command).wait_with_output().unwrap()
+        let what = format!("{command:?}");
+        let child = self.spawn(command);
+        let (done, output) = mpsc::channel();
+        std::thread::spawn(move || done.send(child.wait_with_output()));
+        let output = output.recv_timeout(PATIENCE);
+        output
+            .unwrap_or_else(|_| panic!("no end of {what}"))
+            .unwrap()
     }
 
     /// Runs a shell command on the host, in its directory; it must work. Returns its output.

@@ -8,12 +8,19 @@
 //!                                      lan1     192.168.2.2 client 1 ...
 //! ```
 
+use std::net::IpAddr;
+
 use crate::host::Host;
 
 /// The server's outer address, IPv4.
 pub const SERVER4: &str = "198.51.100.1";
 /// Where the server listens, for those who speak the wire format by hand.
 pub const TO: (&str, u16) = (SERVER4, 5886);
+
+/// The same as an address.
+pub fn server_address() -> (IpAddr, u16) {
+    (SERVER4.parse().unwrap(), 5886)
+}
 /// The server's outer address, IPv6.
 pub const SERVER6: &str = "2001:db8::1";
 

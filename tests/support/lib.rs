@@ -40,3 +40,4 @@ pub mod traffic;
 pub mod tree;
 pub mod tunnel;
 pub mod wait;
+pub mod worker;

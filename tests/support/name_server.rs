@@ -1,18 +1,16 @@
 //! A name server (RFC 1035) that knows one name, or says it does.
 
 use std::net::{Ipv4Addr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::host::Host;
+use crate::worker::Worker;
 
 /// Answers every question for an IPv4 address with the same one, until it is dropped.
 pub struct NameServer {
     address: Arc<Mutex<Ipv4Addr>>,
-    ending: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    _worker: Worker,
 }
 
 impl NameServer {
@@ -22,36 +20,22 @@ impl NameServer {
         let limit = Some(Duration::from_millis(50));
         socket.set_read_timeout(limit).unwrap();
         let address = Arc::new(Mutex::new(address));
-        let ending = Arc::new(AtomicBool::new(false));
-        let (say, end) = (address.clone(), ending.clone());
-        let thread = std::thread::spawn(move || {
-            let mut buffer = [0; 512];
-            while !end.load(Ordering::Relaxed) {
-                if let Ok((len, from)) = socket.recv_from(&mut buffer) {
-                    let address = *say.lock().unwrap_or_else(PoisonError::into_inner);
-                    let _ = socket.send_to(&answer(&buffer[..len], address), from);
-                }
+        let (say, mut buffer) = (address.clone(), [0; 512]);
+        let worker = Worker::start(move || {
+            if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+                let address = *say.lock().unwrap_or_else(PoisonError::into_inner);
+                let _ = socket.send_to(&answer(&buffer[..len], address), from);
             }
         });
         Self {
             address,
-            ending,
-            thread: Some(thread),
+            _worker: worker,
         }
     }
 
     /// Says something else from now on.
     pub fn say(&self, address: Ipv4Addr) {
         *self.address.lock().unwrap_or_else(PoisonError::into_inner) = address;
-    }
-}
-
-impl Drop for NameServer {
-    fn drop(&mut self) {
-        self.ending.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt,
+    socket, sockopt::RcvBufForce,
 };
 
 use crate::config::bytes;
@@ -42,6 +43,8 @@ impl Peer {
     pub fn bound(host: &Host, address: &str) -> Self {
         let address: SocketAddr = address.parse().unwrap();
         let socket = host.run(move || UdpSocket::bind(address)).unwrap();
+        // What comes by the thousand is all counted.
+        setsockopt(&socket, RcvBufForce, &(32 << 20)).unwrap();
         Self { socket }
     }
 

@@ -32,6 +32,11 @@ pub fn halted(pid: Pid) -> bool {
     stat(pid).is_some_and(|fields| fields[0] == "T")
 }
 
+/// Whether the process sleeps.
+pub fn rests(pid: Pid) -> bool {
+    stat(pid).is_some_and(|fields| fields[0] == "S")
+}
+
 /// The name of the program that the process runs.
 pub fn name(pid: Pid) -> String {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -55,9 +60,11 @@ pub fn twins(parent: Pid) -> Vec<Pid> {
     pids
 }
 
-/// The processor time that a process has used.
+/// The processor time that a process has used; none if it has gone.
 pub fn cpu_time(pid: Pid) -> Duration {
-    let fields = stat(pid).unwrap();
+    let Some(fields) = stat(pid) else {
+        return Duration::ZERO;
+    };
     let ticks: u64 = fields[11..13]
         .iter()
         .map(|f| f.parse::<u64>().unwrap())

@@ -52,6 +52,12 @@ impl Process {
         kill(self.pid(), signal).unwrap();
     }
 
+    /// Asks for a report, and waits for a line of it.
+    #[track_caller]
+    pub fn report(&self, line: &str) -> String {
+        self.lines.wait_next(line, || self.signal(Signal::SIGUSR1))
+    }
+
     /// Whether it still runs.
     pub fn runs(&self) -> bool {
         proc::runs(self.pid())

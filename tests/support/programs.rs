@@ -21,6 +21,7 @@ fn build() -> PathBuf {
             "build",
             "--quiet",
             "--release",
+            "--locked",
             "-p",
             "jtunneld",
             "-p",

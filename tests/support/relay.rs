@@ -1,13 +1,12 @@
 //! A path that loses, doubles and reorders datagrams.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::host::Host;
 use crate::traffic::Noise;
+use crate::worker::Worker;
 
 /// What a path does to datagrams, in percent of them.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +21,7 @@ pub struct Mischief {
 
 /// Hands datagrams on between one client and the server, until it is dropped.
 pub struct Relay {
-    ending: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
+    _workers: [Worker; 2],
 }
 
 impl Relay {
@@ -37,7 +35,7 @@ impl Relay {
                 UdpSocket::bind(any).unwrap(),
             )
         });
-        let ending = Arc::new(AtomicBool::new(false));
+        let limit = Some(Duration::from_millis(20));
         let client = Arc::new(Mutex::new(None));
         let to_server = Arc::new(Mutex::new(Some(far)));
         let there = Direction {
@@ -45,22 +43,19 @@ impl Relay {
             to: back.try_clone().unwrap(),
             target: to_server.clone(),
             seen: client.clone(),
-            ending: ending.clone(),
         };
         let answers = Direction {
             from: back,
             to: front,
             target: client,
             seen: Arc::default(),
-            ending: ending.clone(),
         };
-        let threads = [(there, 1), (answers, 2)].map(|(direction, seed)| {
-            std::thread::spawn(move || direction.relay(mischief, &mut Noise::new(seed)))
+        let workers = [(there, 1), (answers, 2)].map(|(direction, seed)| {
+            let (mut noise, mut buffer, mut held) = (Noise::new(seed), vec![0; 65536], Vec::new());
+            direction.from.set_read_timeout(limit).unwrap();
+            Worker::start(move || direction.relay(mischief, &mut noise, &mut buffer, &mut held))
         });
-        Self {
-            ending,
-            threads: threads.into(),
-        }
+        Self { _workers: workers }
     }
 }
 
@@ -70,35 +65,34 @@ struct Direction {
     target: Arc<Mutex<Option<SocketAddr>>>,
     /// Where the last datagram came from.
     seen: Arc<Mutex<Option<SocketAddr>>>,
-    ending: Arc<AtomicBool>,
 }
 
 impl Direction {
-    fn relay(&self, mischief: Mischief, noise: &mut Noise) {
-        let limit = Some(Duration::from_millis(20));
-        self.from.set_read_timeout(limit).unwrap();
-        let (mut buffer, mut held) = (vec![0; 65536], Vec::new());
-        while !self.ending.load(Ordering::Relaxed) {
-            let Ok((len, source)) = self.from.recv_from(&mut buffer) else {
-                held.drain(..).for_each(|late: Vec<u8>| self.send(&late));
-                continue;
-            };
-            *lock(&self.seen) = Some(source);
-            let mut dice = || noise.number() % 100;
-            if dice() < mischief.lost {
-                continue;
-            }
-            if dice() < mischief.late {
-                held.push(buffer[..len].to_vec());
-                continue;
-            }
+    /// Hands on one datagram, or the late ones when no other comes.
+    fn relay(
+        &self,
+        mischief: Mischief,
+        noise: &mut Noise,
+        buffer: &mut [u8],
+        held: &mut Vec<Vec<u8>>,
+    ) {
+        let Ok((len, source)) = self.from.recv_from(buffer) else {
+            return held.drain(..).for_each(|late| self.send(&late));
+        };
+        *lock(&self.seen) = Some(source);
+        let mut dice = || noise.number() % 100;
+        if dice() < mischief.lost {
+            return;
+        }
+        if dice() < mischief.late {
+            return held.push(buffer[..len].to_vec());
+        }
+        self.send(&buffer[..len]);
+        if dice() < mischief.doubled {
             self.send(&buffer[..len]);
-            if dice() < mischief.doubled {
-                self.send(&buffer[..len]);
-            }
-            if held.len() >= 3 {
-                held.drain(..).for_each(|late: Vec<u8>| self.send(&late));
-            }
+        }
+        if held.len() >= 3 {
+            held.drain(..).for_each(|late| self.send(&late));
         }
     }
 
@@ -111,13 +105,4 @@ impl Direction {
 
 fn lock<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     value.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        self.ending.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
 }

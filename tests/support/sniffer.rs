@@ -1,7 +1,6 @@
 //! Packets as they pass the devices of a host.
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket,
@@ -68,18 +67,7 @@ impl Sniffer {
     /// Waits for a packet that is wanted.
     #[track_caller]
     pub fn wait(&self, what: &str, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
-        self.wait_within(PATIENCE, what, wanted)
-    }
-
-    /// Waits this long for a packet that is wanted.
-    #[track_caller]
-    pub fn wait_within(
-        &self,
-        patience: Duration,
-        what: &str,
-        wanted: impl Fn(&[u8]) -> bool,
-    ) -> Vec<u8> {
-        wait_for(patience, what, || {
+        wait_for(PATIENCE, what, || {
             loop {
                 let packet = self.packet()?;
                 if wanted(&packet) {

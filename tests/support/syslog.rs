@@ -1,19 +1,16 @@
 //! The system logger of a host, which can be absent, come, go and come back.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::host::Host;
 use crate::lines::Lines;
 use crate::process::Process;
 use crate::wait::{PATIENCE, wait_until};
+use crate::worker::Worker;
 
 const PATH: &str = "/dev/log";
 
@@ -22,8 +19,8 @@ pub struct Syslog {
     /// The datagrams.
     pub lines: Lines,
     host: Host,
-    ending: Arc<AtomicBool>,
-    reader: Option<JoinHandle<()>>,
+    socket: UnixDatagram,
+    _worker: Worker,
 }
 
 impl Syslog {
@@ -33,36 +30,27 @@ impl Syslog {
         socket
             .set_read_timeout(Some(Duration::from_millis(20)))
             .unwrap();
-        let (lines, ending) = (Lines::default(), Arc::new(AtomicBool::new(false)));
-        let (copy, end) = (lines.clone(), ending.clone());
-        let reader = std::thread::spawn(move || {
-            let mut buffer = [0; 8192];
-            while !end.load(Ordering::Relaxed) {
-                match socket.recv(&mut buffer) {
-                    Ok(len) => copy.push(String::from_utf8_lossy(&buffer[..len]).into_owned()),
-                    Err(e)
-                        if [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&e.kind()) => {}
-                    Err(_) => break,
-                }
+        let lines = Lines::default();
+        let (copy, reader, mut buffer) = (lines.clone(), socket.try_clone().unwrap(), [0; 8192]);
+        let worker = Worker::start(move || {
+            // 0 is the end.
+            if let Ok(len @ 1..) = reader.recv(&mut buffer) {
+                copy.push(String::from_utf8_lossy(&buffer[..len]).into_owned());
             }
-            // A process that is being forked may hold a copy for a moment.
-            let _ = socket.shutdown(Shutdown::Both);
         });
         Self {
             lines,
             host: host.clone(),
-            ending,
-            reader: Some(reader),
+            socket,
+            _worker: worker,
         }
     }
 }
 
 impl Drop for Syslog {
     fn drop(&mut self) {
-        self.ending.store(true, Ordering::Relaxed);
-        if let Some(reader) = self.reader.take() {
-            let _ = reader.join();
-        }
+        // A process that is being forked may hold a copy for a moment.
+        let _ = self.socket.shutdown(Shutdown::Both);
         self.host.run(|| {
             let _ = fs::remove_file(PATH);
         });

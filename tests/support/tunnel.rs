@@ -150,13 +150,21 @@ impl Server {
         self.process.as_mut().unwrap()
     }
 
+    /// Waits until PROG has given this many devices their addresses.
+    #[track_caller]
+    pub fn wait_progs(&self, count: u16) {
+        wait_until(PATIENCE, "the addresses of all", || {
+            let text = self.host.ip("-o -4 address show");
+            text.matches("inet 10.").count() == usize::from(count)
+        });
+    }
+
     /// Sends HUP and waits until it was heeded: the report that is asked for then comes later.
     /// Returns the first line of that report.
     #[track_caller]
     pub fn reload(&self) -> String {
         self.signal(Signal::SIGHUP);
-        self.lines
-            .wait_next("status: ", || self.signal(Signal::SIGUSR1))
+        self.report("status: ")
     }
 }
 
@@ -195,6 +203,17 @@ impl Client {
             address: SERVER4.into(),
             process: None,
         }
+    }
+
+    /// One on each host of a lab, in the order of their numbers, with tunnels that are up.
+    #[track_caller]
+    pub fn on_each(lab: &Lab, options: &[&str]) -> Vec<Self> {
+        let clients: Vec<Self> = (1..)
+            .zip(&lab.clients)
+            .map(|(number, host)| Self::new(host, number).options(options).start())
+            .collect();
+        clients.iter().for_each(Self::wait_up);
+        clients
     }
 
     /// Goes to another address or name.
@@ -256,8 +275,7 @@ impl Client {
     #[track_caller]
     pub fn reload(&self) -> String {
         self.signal(Signal::SIGHUP);
-        self.lines
-            .wait_next("status: device", || self.signal(Signal::SIGUSR1))
+        self.report("status: device")
     }
 
     /// Waits until the server's end answers a ping.
