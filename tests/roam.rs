@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use support::config::{SERVER_ID, client_id};
+use support::flood::Flood;
 use support::heartbeat::Heartbeat;
 use support::lab::{Lab, SERVER4, SERVER6, addresses, cable};
 use support::lines::Lines;
@@ -133,6 +134,30 @@ fn another_uplink_takes_over() {
     let time = beat.recovery(Instant::now());
     report("second uplink", time);
     assert!(time < SOON, "{time:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_stuck_in_the_old_uplink_keeps_nobody_from_the_new_one() {
+    let lab = Lab::behind_nat(1);
+    let client = lab.client().clone();
+    cable(&client, "eth1", lab.router(), "backup");
+    addresses(&client, "eth1", &["192.168.99.2/24"]);
+    addresses(lab.router(), "backup", &["192.168.99.1/24"]);
+    let tunnel = Tunnel::plain(lab);
+    let inner = tunnel.client.inner;
+    // A modem that has stalled, and has room for many.
+    client.sh("tc qdisc add dev eth0 root tbf rate 100bit burst 2kb limit 50mb");
+    let beat = Heartbeat::start(&client, &tunnel.lab.server, inner.server4());
+    beat.wait_beats(10);
+    let flood = Flood::start(&client, (inner.server4(), 9), 1300, 1300);
+    beat.wait_silence(Instant::now());
+    flood.stop();
+    client.ip("route replace default via 192.168.99.1");
+    let time = beat.recovery(Instant::now());
+    report("an uplink that has stalled", time);
+    // Three keepalives, for which there was no room.
+    assert!(time < 4 * KEEPALIVE + SOON, "{time:?}");
 }
 
 #[test]

@@ -71,6 +71,20 @@ impl Keepalive {
 
     /// It has left.
     pub(crate) fn sent(&mut self, now: Instant) {
+        self.ask(now);
+        self.retry = Backoff::default();
+        self.failures = 0;
+        self.next = now + self.interval.unwrap_or_default();
+    }
+
+    /// The socket had no room for it, and it is tried again soon. What the socket holds may be
+    /// stuck in an uplink that is out of use, so it counts like one that was lost on its way.
+    pub(crate) fn held_up(&mut self, now: Instant) {
+        self.ask(now);
+        self.wait(now);
+    }
+
+    fn ask(&mut self, now: Instant) {
         // One that hurries after another asks no second question.
         let half = self.interval.unwrap_or_default() / 2;
         let is_early = |at| now.saturating_duration_since(at) < half;
@@ -78,16 +92,17 @@ impl Keepalive {
             self.unanswered += 1;
         }
         self.sent = Some(now);
-        self.retry = Backoff::default();
-        self.failures = 0;
-        self.next = now + self.interval.unwrap_or_default();
+    }
+
+    fn wait(&mut self, now: Instant) {
+        let wait = self.retry.next_wait();
+        self.next = now + wait.min(self.interval.unwrap_or_default());
     }
 
     /// It could not leave: no route, no address. It is tried again sooner than in an interval.
     /// True with every third in a row: this may not be the way to the server any more.
     pub(crate) fn failed(&mut self, now: Instant) -> bool {
-        let wait = self.retry.next_wait();
-        self.next = now + wait.min(self.interval.unwrap_or_default());
+        self.wait(now);
         self.failures = self.failures.saturating_add(1);
         self.failures.is_multiple_of(UNANSWERED)
     }
@@ -208,6 +223,19 @@ mod tests {
             !keepalive.failed(now) && !keepalive.failed(now),
             "a new row"
         );
+    }
+
+    #[test]
+    fn what_found_no_room_is_tried_soon_and_ends_in_silence() {
+        let mut now = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), now);
+        for wait in [1, 2, 4, 8, 16, 25, 25] {
+            assert!(keepalive.is_due(now) && !keepalive.take_silence());
+            keepalive.held_up(now);
+            now += Duration::from_secs(wait);
+            assert_eq!(keepalive.next(), Some(now));
+        }
+        assert!(keepalive.take_silence(), "at once, and after 31 and 56 s");
     }
 
     #[test]

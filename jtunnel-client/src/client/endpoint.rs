@@ -38,7 +38,7 @@ impl Client {
             };
             // The socket's buffer is full, whatever the address.
             if would_block(error) {
-                break;
+                return self.keepalive.held_up(now);
             }
             self.trouble.lost(error, &target, now);
             address = self.after(address);
