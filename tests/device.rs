@@ -246,6 +246,44 @@ fn what_deletes_each_device_makes_nothing_spin() {
 
 #[test]
 #[ignore = "needs root"]
+fn devices_with_names_in_use_are_closed_by_a_helper() {
+    const GOING: u16 = 10;
+    let lab = Lab::direct();
+    let prog = lab.server.script("stays", "trap '' TERM; sleep 100");
+    let server = Server::new(&lab.server, 1..=GOING + 1);
+    let launch = server.launch().clone().operands([prog]);
+    let trace = ["strace", "-o", "trace", "-T", "-e", "trace=close"];
+    let server = launch.start_under(&trace);
+    let peer = Peer::new(lab.client());
+    for number in 1..=GOING {
+        peer.knock(&client_id(number), TO, SERVER_ID);
+    }
+    let jtunneld = proc::children(server.pid())[0];
+    wait_until(PATIENCE, "all PROGs", || {
+        proc::children(jtunneld).len() == GOING.into()
+    });
+    for tun in lab.server.tuns() {
+        lab.server.ip(&format!("link del {tun}"));
+    }
+    server.lines.wait_nth("is gone", GOING.into());
+    // Each makes nine devices, whose names are in use.
+    while server.lines.count("unable to use ") == 0 {
+        assert!(proc::runs(jtunneld));
+        peer.send(&client_id(GOING + 1), &keepalive(1), TO);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let text = lab.server.read("trace");
+    let times = text.lines().filter_map(|line| {
+        let (_, time) = line.strip_suffix('>')?.rsplit_once('<')?;
+        time.parse::<f64>().ok()
+    });
+    let (count, time) = times.fold((0, 0.0), |(count, sum), time| (count + 1, sum + time));
+    assert!(count >= 9, "{count}");
+    assert!(time < 0.1, "{count} calls of close took {time} s");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_device_of_the_same_number_is_left_alone() {
     let lab = Lab::direct();
     let mut server = Server::new(&lab.server, 1..=3).start_with(&["/bin/true"]);

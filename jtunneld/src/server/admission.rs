@@ -12,6 +12,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::Server;
 use crate::clients::{Client, Prog, Slot};
+use crate::closer::close_all;
 
 /// Between two starts of PROG: 500 a second.
 const START_INTERVAL: Duration = Duration::from_millis(2);
@@ -60,20 +61,25 @@ impl Server {
         // A deleted device leaves its name to the next one, while PROG still cleans up after it.
         // Who holds that next one gets another name, and nobody has to wait.
         let mut held = Vec::new();
-        loop {
+        let tun = loop {
             let tun = Tun::open(self.tun_mode)?;
             let number = u64::try_from(tun.as_fd().as_raw_fd()).unwrap_or_default();
             if number + RESERVED_DESCRIPTORS >= self.max_descriptor {
-                return Err(Errno::EMFILE).context(|| "create a tun device".into());
+                held.push(tun);
+                break Err(Errno::EMFILE).context(|| "create a tun device".into());
             }
             if !self.is_name_in_use(tun.name()) {
-                return Ok(tun);
-            }
-            if held.len() == MAX_HELD {
-                return Err(Errno::EBUSY).context(|| format!("use {} again", tun.name()));
+                break Ok(tun);
             }
             held.push(tun);
-        }
+            if held.len() > MAX_HELD {
+                let name = held[MAX_HELD].name();
+                break Err(Errno::EBUSY).context(|| format!("use {name} again"));
+            }
+        };
+        // To close one takes as long as if it had been in use.
+        close_all(held, self.socket.as_fd());
+        tun
     }
 
     /// Whether PROG of a client that goes still cleans up after a device of this name.
