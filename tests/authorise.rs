@@ -5,7 +5,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use support::config::{Config, SERVER_ID, client_id, shown};
 use support::heartbeat::Heartbeat;
 use support::lab::{Lab, SERVER4, TO};
@@ -282,6 +282,39 @@ fn a_directory_of_clients_that_is_not_there() {
             .wait_next("unable to read ", || server.signal(Signal::SIGHUP));
         peer.knock(&client_id(1), TO, SERVER_ID);
         server.lines.exactly("forgotten", 0);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_shortage_at_hup_forgets_nobody() {
+    for error in ["ENFILE", "ENOMEM"] {
+        let lab = Lab::direct();
+        let server = Server::new(&lab.server, [1, 2]);
+        let file = server.config.peers().join(client_id(1));
+        let launch = server.launch().clone().operands(["/bin/true"]);
+        // The file is opened at the start and at HUP.
+        let inject = format!("inject=openat:error={error}:when=2");
+        let trace = ["strace", "-o", "trace", "-e", "trace=openat", "-e", &inject];
+        let path = ["-P", file.to_str().unwrap()];
+        let traced = launch.start_under(&[&trace[..], &path].concat());
+        traced.lines.wait("started: ");
+        let pid = proc::children(traced.pid())[0];
+        let peer = Peer::new(lab.client());
+        for number in [1, 2] {
+            peer.knock(&client_id(number), TO, SERVER_ID);
+        }
+        server.config.revoke(&client_id(2));
+        kill(pid, Signal::SIGHUP).unwrap();
+        let line = traced.lines.wait("unable to read ");
+        assert!(line.contains("/clients: "), "{line}");
+        kill(pid, Signal::SIGUSR1).unwrap();
+        traced.lines.wait("status: 2 clients, 2 authorised");
+        // And the next one finds all.
+        kill(pid, Signal::SIGHUP).unwrap();
+        let line = traced.lines.wait("forgotten");
+        assert!(line.contains(&shown(&client_id(2))), "{line}");
+        traced.lines.exactly("refused", 0);
     }
 }
 

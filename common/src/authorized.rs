@@ -83,7 +83,8 @@ impl Authorized {
         }
     }
 
-    /// Makes the list anew. If the directory can't be read the list stays as it is.
+    /// Makes the list anew. If the directory can't be read, for whatever reason, the list stays as
+    /// it is.
     pub fn reload(&mut self, now: Instant) {
         tell(&self.replace(now));
     }
@@ -134,6 +135,7 @@ impl Authorized {
             };
             match check(&self.directory.join(&name)) {
                 Ok(()) => ids.insert(place, id),
+                Err(Refusal::Unreadable(error)) if is_shortage(&error) => return Err(error),
                 Err(_) if self.refused.contains(&id) => {}
                 Err(refusal) => {
                     self.refused.push(id);
@@ -157,6 +159,14 @@ fn tell(findings: &[String]) {
     for finding in findings {
         log::warning(format_args!("{finding}"));
     }
+}
+
+/// Whether an error says nothing of the file, but that the machine has no descriptor or memory.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM)
+    )
 }
 
 /// Whether the file authorises: regular, and empty but for white space.
