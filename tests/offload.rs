@@ -16,6 +16,7 @@ use nix::sys::socket::{
     sockopt::{RcvBufForce, UdpGsoSegment},
 };
 use support::config::client_id;
+use support::heartbeat::Heartbeat;
 use support::host::Host;
 use support::lab::{Lab, SERVER4, SERVER6};
 use support::launch::Launch;
@@ -100,6 +101,80 @@ fn a_path_smaller_than_the_segments() {
     }
 }
 
+#[test]
+#[ignore = "needs root"]
+fn a_path_that_refuses_pairs() {
+    let lab = Lab::direct();
+    for host in [&lab.server, lab.client()] {
+        host.ip("link set eth0 mtu 1280");
+    }
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1).start();
+    client.wait_up();
+    let inner = client.inner;
+    let (sender, receiver) = sockets(lab.client(), &lab.server, inner.client4(), inner.server4());
+    setsockopt(&sender, UdpGsoSegment, &1300).unwrap();
+    for n in 0..10 {
+        sender.send(&[n; 2600]).unwrap();
+        for _ in 0..2 {
+            let mut buffer = [0; 2000];
+            assert_eq!(receiver.recv(&mut buffer).unwrap(), 1300);
+            assert_eq!(buffer[..1300], [n; 1300]);
+        }
+    }
+    let told = offload_by_default().into();
+    client.lines.exactly("packets go one by one", told);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_packet_that_the_kernel_can_not_describe() {
+    let lab = Lab::direct();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
+    let server = Server::new(&lab.server, [1]);
+    let progs = [
+        server_prog(&lab.server, "up", ""),
+        client_prog(lab.client(), "up", 1, ""),
+    ];
+    let launches = [
+        server.launch().clone().operands([&progs[0]]),
+        client
+            .launch()
+            .clone()
+            .operands([SERVER4, "5886"])
+            .operands([&progs[1]]),
+    ];
+    let hosts = [&lab.server, lab.client()];
+    let processes = [0, 1].map(|end| {
+        let file = hosts[end].path("trace");
+        let trace = [
+            "strace",
+            "-f",
+            "-o",
+            file.to_str().unwrap(),
+            "-P",
+            "/dev/net/tun",
+        ];
+        let inject = [
+            "-e",
+            "trace=read",
+            "-e",
+            "inject=read:error=EINVAL:when=10+10",
+        ];
+        launches[end].start_under(&[&trace[..], &inject].concat())
+    });
+    wait_up(lab.client(), client.inner);
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+    beat.wait_beats(100);
+    for (process, host) in processes.iter().zip(hosts) {
+        assert!(host.read("trace").matches("INJECTED").count() > 3);
+        for line in ["is gone", "the sender", "starting it again"] {
+            process.lines.exactly(line, 0);
+        }
+    }
+    assert_eq!(beat.tally().lost, 0);
+}
+
 /// Starts a program of which a system call fails; strace(1) writes down all calls of that name.
 fn start_failing(host: &Host, launch: &Launch, injection: &str) -> Process {
     let call = injection.split(':').next().unwrap();
@@ -128,8 +203,13 @@ const NO_UDP_SEGMENT: &str = "setsockopt:error=ENOPROTOOPT:when=1";
 const NO_SEGMENTS: &str = "sendmsg:error=EIO:when=20..80+2";
 /// A kernel that does not take super-packets.
 const NO_SUPER_PACKETS: &str = "writev:error=EINVAL:when=20+9";
-/// A blocking descriptor can't be asked for what is there: the device's driver, or any.
-const NO_NOWAIT: [&str; 2] = ["preadv2:error=EOPNOTSUPP", "preadv2:error=ENOSYS"];
+/// A blocking descriptor can't be asked for what is there: the device's driver, or any, or not from
+/// within a sandbox.
+const NO_NOWAIT: [&str; 3] = [
+    "preadv2:error=EOPNOTSUPP",
+    "preadv2:error=ENOSYS",
+    "preadv2:error=EPERM",
+];
 
 /// What a kernel may refuse, played by calls that fail.
 const REFUSALS: [&str; 5] = [

@@ -98,23 +98,22 @@ impl Batch {
     /// Sends all datagrams, in one call if the path takes that, and is empty then.
     pub(crate) fn send(&mut self, buffers: Buffers<'_>, exit: &mut Exit<'_>) {
         let mut left = self.segments.as_slice();
-        // Refused twice, with a single one that left in between: the path takes one at a time. If
-        // the single one is refused as well it is the route, and nothing is learnt of the path.
-        let mut tries = 2;
+        // If a single one is lost as well it is the route, and nothing is learnt of the path.
+        let mut single_lost = false;
         while let [first, rest @ ..] = left {
             let len = first.len();
-            if tries > 0 && !rest.is_empty() && exit.target.takes_segments(len) {
-                tries -= 1;
+            if !single_lost && !rest.is_empty() && exit.target.takes_segments(len) {
                 match send_at_once(left, buffers, len, exit) {
                     Ok(()) => break,
-                    Err(error) if tries == 0 && exit.target.refuse_segments(len) => {
+                    Err(error) if exit.target.refuse_segments(len) => {
                         exit.tally.gave_up = Some(error);
                     }
                     Err(_) => {}
                 }
             }
             if !send_one(first, buffers, exit) {
-                tries = 0;
+                single_lost = true;
+                exit.target.trust_segments();
             }
             left = rest;
         }

@@ -89,9 +89,19 @@ impl Outbound {
     /// Carries what is queued in the tun to the target, up to a bound. The first read waits if
     /// the tun's descriptor blocks. Returns why there is no more to read, if so it is.
     pub fn carry(&mut self, tun: &Tun, exit: &mut Exit<'_>) -> Result<(), Trouble> {
-        if !self.batching {
-            return self.carry_singly(tun, exit);
+        let result = match self.batching {
+            true => self.carry_together(tun, exit),
+            false => self.carry_singly(tun, exit),
+        };
+        if result == Err(Trouble::Refused) {
+            // One that the kernel has no header for (tun_put_user). It is gone, and others wait.
+            exit.tally.count.dropped += 1;
+            return Ok(());
         }
+        result
+    }
+
+    fn carry_together(&mut self, tun: &Tun, exit: &mut Exit<'_>) -> Result<(), Trouble> {
         let (mut result, mut packets, mut bytes) = (Ok(()), 0, 0);
         for n in 0..MAX_PACKETS {
             let read = match n {

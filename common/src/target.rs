@@ -73,6 +73,8 @@ pub struct Target {
     max_segment: usize,
     /// When a longer one was refused; never if the kernel has no segments.
     refused: Option<Instant>,
+    /// Whether the last ones were refused, for the first time.
+    doubted: bool,
 }
 
 impl Target {
@@ -93,6 +95,7 @@ impl Target {
             control,
             max_segment: if segments { usize::MAX } else { 0 },
             refused: None,
+            doubted: false,
         }
     }
 
@@ -115,12 +118,23 @@ impl Target {
     /// Segments of this length have left.
     pub fn accept_segments(&mut self, len: usize) {
         self.max_segment = self.max_segment.max(len);
+        self.doubted = false;
     }
 
-    /// Remembers that segments of this length were refused, so that they go singly. The error
+    /// A datagram of its own was lost as well: it is the route that refuses.
+    pub fn trust_segments(&mut self) {
+        self.doubted = false;
+    }
+
+    /// Segments of this length were refused. For the second time, with single ones that left in
+    /// between, it is remembered, so that they go singly. The error
     /// is the same for a path whose MTU is smaller and for a device that can't do it at all: a
     /// short segment tells them apart. Returns whether that is news.
     pub fn refuse_segments(&mut self, len: usize) -> bool {
+        if !std::mem::replace(&mut self.doubted, true) {
+            return false;
+        }
+        self.doubted = false;
         let is_news = len <= self.max_segment;
         self.refused = Some(Instant::now());
         if is_news {
@@ -142,21 +156,26 @@ mod tests {
     #[test]
     fn refused_segments_go_singly() {
         let mut target = target(true);
+        assert!(!target.refuse_segments(1428), "once is not enough");
+        target.trust_segments();
+        assert!(!target.refuse_segments(1428), "nor once again");
+        target.accept_segments(1428);
+        assert!(!target.refuse_segments(1428) && target.takes_segments(1428));
         assert!(target.refuse_segments(1428), "news");
         assert!(target.takes_segments(1427) && !target.takes_segments(1428));
-        assert!(target.refuse_segments(100));
+        assert!(!target.refuse_segments(100) && target.refuse_segments(100));
         assert!(!target.takes_segments(8));
     }
 
     #[test]
     fn refused_segments_are_tried_again() {
         let mut target = target(true);
-        target.refuse_segments(1428);
+        assert!(!target.refuse_segments(1428) && target.refuse_segments(1428));
         for tried in [true, false] {
             target.refused = Instant::now().checked_sub(REFUSED_FOR);
             assert!(target.takes_segments(1428));
             match tried {
-                true => assert!(!target.refuse_segments(1428), "no news"),
+                true => (0..2).for_each(|_| assert!(!target.refuse_segments(1428), "no news")),
                 false => target.accept_segments(1428),
             }
             assert_eq!(target.takes_segments(1428), !tried);

@@ -170,7 +170,8 @@ impl Tun {
             return Err(Trouble::Nothing);
         }
         sys::read_nowait(self.file.as_fd(), packet).map_err(|error| {
-            if matches!(error, Errno::EOPNOTSUPP | Errno::ENOSYS) {
+            // The last one is what some say who keep programs in a sandbox.
+            if matches!(error, Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM) {
                 self.nowait.set(false);
                 return Trouble::Nothing;
             }
