@@ -369,6 +369,7 @@ impl Client {
     /// Gives a PROG that still runs a moment to clean up while the device is there.
     fn stop(&mut self, now: Instant) {
         self.stop_sender();
+        self.resolver.stop();
         let Some(prog) = self.prog else {
             return;
         };

@@ -89,12 +89,17 @@ impl Resolver {
     /// Starts a helper that knows of what has changed: one at work may hold on to servers that are
     /// not there.
     pub(crate) fn start_anew(&mut self, now: Instant) {
+        self.stop();
+        self.settle();
+        self.start(now);
+    }
+
+    /// Ends the helper, which holds on to all that is open here.
+    pub(crate) fn stop(&mut self) {
         if let Some(helper) = self.helper.take() {
             let _ = kill(helper.pid, Signal::SIGKILL);
             sys::wait_for(helper.pid);
         }
-        self.settle();
-        self.start(now);
     }
 
     fn fork(&self, now: Instant) -> io::Result<Helper> {
