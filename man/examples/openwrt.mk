@@ -30,6 +30,10 @@ define Package/jtunnel
   DEPENDS:=$(RUST_ARCH_DEPENDS) +kmod-tun
 endef
 
+define Package/jtunnel/conffiles
+/etc/jtunnel/
+endef
+
 define Build/Compile
 	$(call Build/Compile/Cargo,jtunneld)
 	$(call Build/Compile/Cargo,jtunnel-client)
