@@ -18,8 +18,11 @@ pub(crate) struct Keepalive {
     /// So many in a row.
     failures: u32,
     counter: u32,
+    /// The last one.
     sent: Option<Instant>,
-    /// Sent since the server was heard last.
+    /// The last one that counts.
+    asked: Option<Instant>,
+    /// Those that count since the server was heard last.
     unanswered: u32,
     heard: Option<Instant>,
     /// Heard since the start, or since the last silence.
@@ -36,6 +39,7 @@ impl Keepalive {
             failures: 0,
             counter: 0,
             sent: None,
+            asked: None,
             unanswered: 0,
             heard: None,
             up: false,
@@ -88,8 +92,9 @@ impl Keepalive {
         // One that hurries after another asks no second question.
         let half = self.interval.unwrap_or_default() / 2;
         let is_early = |at| now.saturating_duration_since(at) < half;
-        if !self.sent.is_some_and(is_early) {
+        if !self.asked.is_some_and(is_early) {
             self.unanswered += 1;
+            self.asked = Some(now);
         }
         self.sent = Some(now);
     }
@@ -226,16 +231,33 @@ mod tests {
     }
 
     #[test]
+    fn those_that_hurry_hide_no_silence() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut silence = None;
+        for seconds in (0..).step_by(4).take(20) {
+            let now = start + Duration::from_secs(seconds);
+            keepalive.hurry(now);
+            if keepalive.take_silence() {
+                silence = silence.or(Some(seconds));
+            }
+            send(&mut keepalive, now);
+        }
+        // At once, and after 16 and 32 s.
+        assert_eq!(silence, Some(36));
+    }
+
+    #[test]
     fn what_found_no_room_is_tried_soon_and_ends_in_silence() {
         let mut now = Instant::now();
         let mut keepalive = Keepalive::new(Some(INTERVAL), now);
-        for wait in [1, 2, 4, 8, 16, 25, 25] {
+        for wait in [1, 2, 4, 8, 16, 25] {
             assert!(keepalive.is_due(now) && !keepalive.take_silence());
             keepalive.held_up(now);
             now += Duration::from_secs(wait);
             assert_eq!(keepalive.next(), Some(now));
         }
-        assert!(keepalive.take_silence(), "at once, and after 31 and 56 s");
+        assert!(keepalive.take_silence(), "at once, and after 15 and 31 s");
     }
 
     #[test]
