@@ -223,6 +223,37 @@ fn a_failure_is_logged_and_survived() {
 
 #[test]
 #[ignore = "needs root"]
+fn one_that_could_not_be_started_is_started_later() {
+    let lab = Lab::direct();
+    let progs = [
+        server_prog(&lab.server, "up", ""),
+        client_prog(lab.client(), "up", 1, ""),
+    ];
+    let server = Server::new(&lab.server, [1]).start_with(&[&progs[0]]);
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
+    // A name that is not there yet, or PROG would be run at once.
+    let client = client.to("tunnel.example").start_with(&[&progs[1]]);
+    let away = progs.clone().map(|prog| prog.with_extension("away"));
+    for (prog, away) in progs.iter().zip(&away) {
+        fs::rename(prog, away).unwrap();
+    }
+    lab.client()
+        .etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+    for lines in [&server.lines, &client.lines] {
+        let line = lines.wait("unable to run ");
+        assert!(line.ends_with("/up: No such file or directory"), "{line}");
+    }
+    for (prog, away) in progs.iter().zip(&away) {
+        fs::rename(away, prog).unwrap();
+    }
+    client.wait_up();
+    // However often it was tried.
+    server.lines.exactly("unable to run ", 1);
+    client.lines.exactly("unable to run ", 1);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn success_is_no_news() {
     let tunnel = Tunnel::plain(Lab::direct());
     let (server, client) = (&tunnel.server, &tunnel.client);

@@ -37,6 +37,7 @@ pub struct Hook {
 impl Hook {
     /// Looks PROG up and checks that it can be executed. Made before the limit on descriptors is
     /// raised: PROG gets the one in force now.
+    #[cold]
     pub fn new(program_and_arguments: &[OsString], inherit_output: bool) -> Result<Self> {
         let (name, arguments) = program_and_arguments
             .split_first()

@@ -123,6 +123,7 @@ pub fn other_action<Config>(line: &CommandLine) -> Result<Option<Action<Config>>
 }
 
 /// The options that both programs have.
+#[cold]
 pub fn common(matches: &Matches) -> Result<Common> {
     let mtus = usize::from(MIN_MTU)..=MAX_MTU;
     Ok(Common {

@@ -69,6 +69,8 @@ pub(crate) struct Client {
     hook: Hook,
     /// PROG, while it runs.
     prog: Option<Pid>,
+    /// After it could not be started.
+    prog_start: Option<Instant>,
     resolver: Resolver,
     /// All addresses of the server.
     addresses: Vec<SocketAddr>,
@@ -106,6 +108,7 @@ struct Throttles {
     silence: Throttle,
     resolve: Throttle,
     tun: Throttle,
+    prog: Throttle,
 }
 
 impl Program for Client {
@@ -162,6 +165,7 @@ impl Program for Client {
             authorized: Authorized::new(options.directory.join(Self::PEERS), now),
             hook,
             prog: None,
+            prog_start: None,
             resolver,
             addresses: Vec::new(),
             server: None,
@@ -188,6 +192,7 @@ impl Program for Client {
                 silence: Throttle::every(SILENCE_INTERVAL),
                 resolve: Throttle::per_minute(),
                 tun: Throttle::per_minute(),
+                prog: Throttle::per_minute(),
             },
             config,
         })
@@ -263,6 +268,7 @@ impl Client {
             keepalive,
             self.resolver.next(),
             self.sender_start,
+            self.prog_start,
             self.rebuild,
         ]
         .into_iter()
@@ -273,6 +279,9 @@ impl Client {
     fn on_deadlines(&mut self, now: Instant) {
         if self.rebuild.is_some_and(|at| now >= at) {
             self.rebuild_tun(now);
+        }
+        if self.prog_start.is_some_and(|at| now >= at) {
+            self.run_prog(now);
         }
         self.resolver.on_deadline(now);
         if self.sender_start.is_some_and(|at| now >= at) {

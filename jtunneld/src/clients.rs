@@ -19,11 +19,11 @@ const MAX_ANSWERS: u32 = 1000;
 /// Where PROG of a client is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Prog {
-    /// To be started; starts are paced.
+    /// To be started, at some pace, or again after it could not be.
     Waiting,
     /// Runs, as this process.
     Running(Pid),
-    /// Has ended, or could not be started.
+    /// Has ended.
     Ended,
 }
 

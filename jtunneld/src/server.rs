@@ -95,6 +95,7 @@ struct Throttles {
     unknown: Throttle,
     receive: Throttle,
     tun: Throttle,
+    prog: Throttle,
 }
 
 /// Something of each member of the select() set.
@@ -184,6 +185,7 @@ impl Program for Server {
                 unknown: Throttle::per_minute(),
                 receive: Throttle::per_minute(),
                 tun: Throttle::per_minute(),
+                prog: Throttle::per_minute(),
             },
         };
         server.catch_signals().context(|| "catch signals".into())?;

@@ -13,6 +13,8 @@ use super::Client;
 
 /// How long PROG may clean up before a new device is made.
 const CLEAN_UP: Duration = Duration::from_secs(5);
+/// After PROG could not be started, the next try.
+const START_RETRY: Duration = Duration::from_secs(1);
 
 impl Client {
     /// The device was deleted. PROG may clean up before there is a new one, which is likely to
@@ -39,7 +41,7 @@ impl Client {
                 self.tun = Some(tun);
                 self.rebuild = None;
                 if self.server.is_some() {
-                    self.run_prog();
+                    self.run_prog(now);
                     self.start_sender(now);
                 }
             }
@@ -52,7 +54,8 @@ impl Client {
         }
     }
 
-    pub(super) fn run_prog(&mut self) {
+    pub(super) fn run_prog(&mut self, now: Instant) {
+        self.prog_start = None;
         let (Some(tun), Some(server)) = (&self.tun, &self.server) else {
             return;
         };
@@ -64,14 +67,16 @@ impl Client {
             ("TUN_SERVER_ADDRESS", host(server)),
             ("TUN_SERVER_PORT", server.port().to_string()),
         ];
-        self.prog = match self.hook.spawn(&environment) {
-            Ok(pid) => Some(pid),
+        match self.hook.spawn(&environment) {
+            Ok(pid) => self.prog = Some(pid),
             Err(error) => {
-                let (prog, reason) = (self.hook.program().display(), reason(&error));
-                log::warning(format_args!("unable to run {prog}: {reason}"));
-                None
+                self.prog_start = Some(now + START_RETRY);
+                if let Some(held_back) = self.throttles.prog.pass(now) {
+                    let (prog, reason) = (self.hook.program().display(), reason(&error));
+                    log::warning(format_args!("unable to run {prog}: {reason}{held_back}"));
+                }
             }
-        };
+        }
     }
 }
 

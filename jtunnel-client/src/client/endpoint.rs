@@ -158,7 +158,7 @@ impl Client {
         };
         if first_time {
             self.set_server(address);
-            self.run_prog();
+            self.run_prog(now);
         }
         self.move_to(address, now);
         self.keepalive.hurry(now);

@@ -16,6 +16,8 @@ use crate::closer::close_all;
 
 /// Between two starts of PROG: 500 a second.
 const START_INTERVAL: Duration = Duration::from_millis(2);
+/// After PROG could not be started, the next try of any.
+const START_RETRY: Duration = Duration::from_secs(1);
 /// After a device could not be made, the next try.
 const TUN_RETRY: Duration = Duration::from_secs(1);
 /// Devices that are made in vain for the sake of one. More names in use are worth a wait.
@@ -130,16 +132,19 @@ impl Server {
             ("TUN_CLIENT_ID", client.id.hex()),
             ("TUN_MTU", self.tun_mode.mtu.to_string()),
         ];
-        client.prog = match self.hook.spawn(&environment) {
-            Ok(pid) => Prog::Running(pid),
+        match self.hook.spawn(&environment) {
+            Ok(pid) => client.prog = Prog::Running(pid),
             Err(error) => {
-                let (prog, reason) = (self.hook.program().display(), reason(&error));
-                log::warning(format_args!(
-                    "client {}: unable to run {prog}: {reason}",
-                    client.id
-                ));
-                Prog::Ended
+                self.starts.push_back(client.id);
+                self.next_start = now + START_RETRY;
+                if let Some(held_back) = self.throttles.prog.pass(now) {
+                    let (prog, reason) = (self.hook.program().display(), reason(&error));
+                    log::warning(format_args!(
+                        "client {}: unable to run {prog}: {reason}{held_back}",
+                        client.id
+                    ));
+                }
             }
-        };
+        }
     }
 }
