@@ -298,8 +298,7 @@ fn a_server_whose_kernel_refuses() {
     for refusal in refusals() {
         let lab = Lab::direct();
         let prog = server_prog(&lab.server, "up", "");
-        // A server of many addresses would try each send that fails again without the address.
-        let server = Server::new(&lab.server, [1]).options(&["-b", SERVER4]);
+        let server = Server::new(&lab.server, [1]);
         let launch = server.launch().clone().operands([prog]);
         let sniffer = Sniffer::leaving(&lab.server, "eth0");
         let process = start_failing(&lab.server, &launch, refusal);

@@ -3,10 +3,9 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
-use nix::errno::Errno;
-
 use crate::outbound::Exit;
 use crate::packet::HEADER_LEN;
+use crate::socket::is_refusal;
 
 /// UDP_MAX_SEGMENTS of `<linux/udp.h>`; Linux 6.9 allows twice as many.
 const MAX_SEGMENTS: usize = 64;
@@ -166,15 +165,6 @@ fn send_one(segment: &Segment, buffers: Buffers<'_>, exit: &mut Exit<'_>) -> boo
         Err(error) => exit.tally.lose(1, error),
     }
     left
-}
-
-/// Whether the path may not take segments, or not of this length (udp_send_skb): EIO from a
-/// device without checksum offload or behind IPsec, EINVAL and EMSGSIZE from a smaller MTU.
-fn is_refusal(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP
-    )
 }
 
 #[cfg(test)]

@@ -272,6 +272,8 @@ impl Socket {
             sys::send_message(fd, parts, name, control.as_bytes(), NOWAIT)
         };
         match send(&target.control) {
+            // Segments that are refused may leave singly, and from where they should.
+            Err(error) if segment.is_some() && is_refusal(error) => Err(error),
             Err(error) if target.source.is_some() && !is_congestion(error) => {
                 send(&Control::default())
             }
@@ -333,6 +335,15 @@ fn is_congestion(error: Errno) -> bool {
     matches!(
         error,
         Errno::EAGAIN | Errno::ENOBUFS | Errno::EMSGSIZE | Errno::EINTR
+    )
+}
+
+/// Whether the path may not take segments, or not of this length (udp_send_skb): EIO from a
+/// device without checksum offload or behind IPsec, EINVAL and EMSGSIZE from a smaller MTU.
+pub(crate) fn is_refusal(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE | Errno::EOPNOTSUPP
     )
 }
 
