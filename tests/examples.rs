@@ -136,7 +136,13 @@ fn a_default_route_by_a_mark() {
     sites.wait_ping(&sites.workshop, ELSEWHERE);
     addresses(client, "eth0", &["192.168.1.2/24"]);
     client.ip("address del 192.168.1.3/24 dev eth0");
+    // Its route has gone with it. The tunnel's own packets do not go into the tunnel then.
+    client.ip("-6 route del default");
+    assert!(!client.try_sh("ip route get 198.51.100.1 mark 5886"));
+    assert!(!client.try_sh("ip route get 2001:db8::1 mark 5886"));
     client.ip("route replace default via 192.168.1.1");
+    client.ip("route replace default via 2001:db8:1::1");
+    sites.wait_ping(&sites.workshop, ELSEWHERE);
     sites.assert_clean_end();
 }
 
