@@ -192,7 +192,7 @@ fn a_flood_costs_one_look_at_the_directory_a_second() {
         "strace",
         "-f",
         "-e",
-        "trace=openat",
+        "trace=?open,openat",
         "-o",
         trace.to_str().unwrap(),
     ];
