@@ -83,8 +83,8 @@ impl Authorized {
         }
     }
 
-    /// Makes the list anew. If the directory can't be read, for whatever reason, the list stays as
-    /// it is.
+    /// Makes the list anew. If the directory can't be read, or a file of it for want of memory or
+    /// descriptors, the list stays as it is.
     pub fn reload(&mut self, now: Instant) {
         tell(&self.replace(now));
     }

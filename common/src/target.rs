@@ -126,10 +126,10 @@ impl Target {
         self.doubted = false;
     }
 
-    /// Segments of this length were refused. For the second time, with single ones that left in
-    /// between, it is remembered, so that they go singly. The error
-    /// is the same for a path whose MTU is smaller and for a device that can't do it at all: a
-    /// short segment tells them apart. Returns whether that is news.
+    /// Segments of this length were refused. The second time, with single ones that left in
+    /// between, it is remembered, so that they go singly. The error is the same for a path whose
+    /// MTU is smaller and for a device that can't do it at all: a short segment tells them apart.
+    /// Returns whether that is news.
     pub fn refuse_segments(&mut self, len: usize) -> bool {
         if !std::mem::replace(&mut self.doubted, true) {
             return false;
