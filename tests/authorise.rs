@@ -295,7 +295,15 @@ fn a_shortage_at_hup_forgets_nobody() {
         let launch = server.launch().clone().operands(["/bin/true"]);
         // The file is opened at the start and at HUP.
         let inject = format!("inject=?open,openat:error={error}:when=2");
-        let trace = ["strace", "-o", "trace", "-e", "trace=?open,openat", "-e", &inject];
+        let trace = [
+            "strace",
+            "-o",
+            "trace",
+            "-e",
+            "trace=?open,openat",
+            "-e",
+            &inject,
+        ];
         let path = ["-P", file.to_str().unwrap()];
         let traced = launch.start_under(&[&trace[..], &path].concat());
         traced.lines.wait("started: ");
