@@ -135,13 +135,17 @@ fn memory_does_not_grow_with_packets() {
     let (from, to) = (tunnel.lab.client(), &tunnel.lab.server);
     let inner = tunnel.client.inner;
     tcp_both_ways(from, to, inner.server4(), 4).join();
-    let before = sizes();
-    tcp_both_ways(from, to, inner.server4(), 32).join();
-    let after = sizes();
-    println!("KiB of their own before and after 64 MiB: {before:?} {after:?}");
-    for (after, before) in after.iter().zip(before) {
-        assert!(*after <= before + 64, "{after} KiB after {before}");
+    // What is lost with packets is lost each time; a cache, such as an emulator's, is full one day.
+    let mut rounds = vec![sizes()];
+    while rounds.len() < 4 {
+        tcp_both_ways(from, to, inner.server4(), 32).join();
+        let (before, after) = (rounds[rounds.len() - 1], sizes());
+        rounds.push(after);
+        if after.iter().zip(before).all(|(a, b)| *a <= b + 64) {
+            return println!("KiB of their own, with 64 MiB in between: {rounds:?}");
+        }
     }
+    panic!("KiB of their own, with 64 MiB in between: {rounds:?}");
 }
 
 #[test]
