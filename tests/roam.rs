@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use support::config::{SERVER_ID, client_id};
 use support::flood::Flood;
 use support::heartbeat::Heartbeat;
+use support::host::Host;
 use support::lab::{Lab, SERVER4, SERVER6, addresses, cable};
 use support::lines::Lines;
 use support::peer::{Peer, answer, datagram, keepalive};
@@ -118,14 +119,20 @@ fn the_clients_interface_goes_down_and_up() {
     assert!(time < KEEPALIVE + SLACK, "{time:?}");
 }
 
-#[test]
-#[ignore = "needs root"]
-fn another_uplink_takes_over() {
+/// A client behind NAT with a second way to the router, 192.168.99.1, that is not used yet.
+fn two_uplinks() -> (Lab, Host) {
     let lab = Lab::behind_nat(1);
     let client = lab.client().clone();
     cable(&client, "eth1", lab.router(), "backup");
     addresses(&client, "eth1", &["192.168.99.2/24"]);
     addresses(lab.router(), "backup", &["192.168.99.1/24"]);
+    (lab, client)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn another_uplink_takes_over() {
+    let (lab, client) = two_uplinks();
     let tunnel = Tunnel::up(lab, &[], &["-k", "25"]);
     let beat = Heartbeat::start(&client, &tunnel.lab.server, tunnel.client.inner.server4());
     beat.wait_beats(10);
@@ -139,11 +146,7 @@ fn another_uplink_takes_over() {
 #[test]
 #[ignore = "needs root"]
 fn what_is_stuck_in_the_old_uplink_keeps_nobody_from_the_new_one() {
-    let lab = Lab::behind_nat(1);
-    let client = lab.client().clone();
-    cable(&client, "eth1", lab.router(), "backup");
-    addresses(&client, "eth1", &["192.168.99.2/24"]);
-    addresses(lab.router(), "backup", &["192.168.99.1/24"]);
+    let (lab, client) = two_uplinks();
     let tunnel = Tunnel::plain(lab);
     let inner = tunnel.client.inner;
     // A modem that has stalled, and has room for many.

@@ -85,7 +85,7 @@ impl Keepalive {
     /// stuck in an uplink that is out of use, so it counts like one that was lost on its way.
     pub(crate) fn held_up(&mut self, now: Instant) {
         self.ask(now);
-        self.wait(now);
+        self.retry_soon(now);
     }
 
     fn ask(&mut self, now: Instant) {
@@ -99,7 +99,7 @@ impl Keepalive {
         self.sent = Some(now);
     }
 
-    fn wait(&mut self, now: Instant) {
+    fn retry_soon(&mut self, now: Instant) {
         let wait = self.retry.next_wait();
         self.next = now + wait.min(self.interval.unwrap_or_default());
     }
@@ -107,7 +107,7 @@ impl Keepalive {
     /// It could not leave: no route, no address. It is tried again sooner than in an interval.
     /// True with every third in a row: this may not be the way to the server any more.
     pub(crate) fn failed(&mut self, now: Instant) -> bool {
-        self.wait(now);
+        self.retry_soon(now);
         self.failures = self.failures.saturating_add(1);
         self.failures.is_multiple_of(UNANSWERED)
     }

@@ -36,26 +36,32 @@ impl Relay {
             )
         });
         let limit = Some(Duration::from_millis(20));
+        for socket in [&front, &back] {
+            socket.set_read_timeout(limit).unwrap();
+        }
         let client = Arc::new(Mutex::new(None));
-        let to_server = Arc::new(Mutex::new(Some(far)));
-        let there = Direction {
+        let mut there = Direction {
             from: front.try_clone().unwrap(),
             to: back.try_clone().unwrap(),
-            target: to_server.clone(),
+            target: Arc::new(Mutex::new(Some(far))),
             seen: client.clone(),
+            noise: Noise::new(1),
+            held: Vec::new(),
         };
-        let answers = Direction {
+        let mut answers = Direction {
             from: back,
             to: front,
             target: client,
             seen: Arc::default(),
+            noise: Noise::new(2),
+            held: Vec::new(),
         };
-        let workers = [(there, 1), (answers, 2)].map(|(direction, seed)| {
-            let (mut noise, mut buffer, mut held) = (Noise::new(seed), vec![0; 65536], Vec::new());
-            direction.from.set_read_timeout(limit).unwrap();
-            Worker::start(move || direction.relay(mischief, &mut noise, &mut buffer, &mut held))
-        });
-        Self { _workers: workers }
+        Self {
+            _workers: [
+                Worker::start(move || there.relay(mischief)),
+                Worker::start(move || answers.relay(mischief)),
+            ],
+        }
     }
 }
 
@@ -65,34 +71,42 @@ struct Direction {
     target: Arc<Mutex<Option<SocketAddr>>>,
     /// Where the last datagram came from.
     seen: Arc<Mutex<Option<SocketAddr>>>,
+    noise: Noise,
+    /// Those that are late.
+    held: Vec<Vec<u8>>,
 }
 
 impl Direction {
     /// Hands on one datagram, or the late ones when no other comes.
-    fn relay(
-        &self,
-        mischief: Mischief,
-        noise: &mut Noise,
-        buffer: &mut [u8],
-        held: &mut Vec<Vec<u8>>,
-    ) {
-        let Ok((len, source)) = self.from.recv_from(buffer) else {
-            return held.drain(..).for_each(|late| self.send(&late));
+    fn relay(&mut self, mischief: Mischief) {
+        let mut buffer = [0; 65536];
+        let Ok((len, source)) = self.from.recv_from(&mut buffer) else {
+            return self.send_late();
         };
+        let datagram = &buffer[..len];
         *lock(&self.seen) = Some(source);
-        let mut dice = || noise.number() % 100;
-        if dice() < mischief.lost {
+        if self.happens(mischief.lost) {
             return;
         }
-        if dice() < mischief.late {
-            return held.push(buffer[..len].to_vec());
+        if self.happens(mischief.late) {
+            return self.held.push(datagram.to_vec());
         }
-        self.send(&buffer[..len]);
-        if dice() < mischief.doubled {
-            self.send(&buffer[..len]);
+        self.send(datagram);
+        if self.happens(mischief.doubled) {
+            self.send(datagram);
         }
-        if held.len() >= 3 {
-            held.drain(..).for_each(|late| self.send(&late));
+        if self.held.len() >= 3 {
+            self.send_late();
+        }
+    }
+
+    fn happens(&mut self, percent: u64) -> bool {
+        self.noise.number() % 100 < percent
+    }
+
+    fn send_late(&mut self) {
+        for datagram in std::mem::take(&mut self.held) {
+            self.send(&datagram);
         }
     }
 
