@@ -1,6 +1,7 @@
 //! The descriptors that a program waits for, with select(2).
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::time::Instant;
 
 use libc::c_ulong;
 use nix::errno::Errno;
@@ -41,12 +42,13 @@ impl Watch {
         Ok(watched)
     }
 
-    /// Sleeps until one of them can be read from, or for that long. After an error none is ready.
-    pub fn wait(&mut self, timeout: Option<&TimeSpec>) -> nix::Result<()> {
-        for (ready, wanted) in self.ready.iter_mut().zip(&self.wanted).take(self.words) {
-            *ready = *wanted;
+    /// Sleeps until one of them can be read from, or until then. After an error none is ready.
+    pub fn wait(&mut self, until: Option<Instant>) -> nix::Result<()> {
+        for n in 0..self.words.min(self.wanted.len()) {
+            self.ready[n] = self.wanted[n];
         }
-        let result = sys::select(&mut self.ready, self.end, timeout);
+        let time = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let result = sys::select(&mut self.ready, self.end, time.map(TimeSpec::from));
         if result.is_err() {
             self.ready.fill(0);
         }
@@ -68,8 +70,6 @@ mod tests {
 
     use super::*;
 
-    const NO_TIME: TimeSpec = TimeSpec::new(0, 0);
-
     /// One test: it takes all low descriptors in the end.
     #[test]
     fn who_can_be_read_from() {
@@ -82,7 +82,7 @@ mod tests {
             watch.wait(None).expect("one is ready");
             assert_eq!([a, b].map(|w| watch.is_ready(w)), expected);
             read(&pipes[n].0, &mut [0]).expect("a byte");
-            watch.wait(Some(&NO_TIME)).expect("no time to wait");
+            watch.wait(Some(Instant::now())).expect("no time to wait");
             assert_eq!([a, b].map(|w| watch.is_ready(w)), [false, false]);
         }
 
@@ -101,7 +101,7 @@ mod tests {
             match watch.add(fd.as_fd()) {
                 Ok(watched) => {
                     assert!(fd.as_raw_fd() < 1024);
-                    watch.wait(Some(&NO_TIME)).expect("no time to wait");
+                    watch.wait(Some(Instant::now())).expect("no time to wait");
                     assert!(watch.is_ready(watched));
                 }
                 Err(error) => {

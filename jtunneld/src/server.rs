@@ -32,7 +32,6 @@ use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::time::TimeSpec;
 use nix::unistd::{pipe2, read, write};
 
 use self::forward::{MAX_READY, ROOMS};
@@ -59,7 +58,7 @@ pub(crate) struct Server {
     wake_by: OwnedFd,
     /// What the server sleeps for.
     watch: Watch,
-    watched: Members<Watched>,
+    watched: Members,
     /// All tun devices. It is a member of the select() set, so that a wake-up costs the same
     /// whatever the number of idle clients, and descriptors may pass 1024.
     tuns: Epoll,
@@ -98,11 +97,11 @@ struct Throttles {
     prog: Throttle,
 }
 
-/// Something of each member of the select() set.
-struct Members<T> {
-    signals: T,
-    socket: T,
-    tuns: T,
+/// The members of the select() set.
+struct Members {
+    signals: Watched,
+    socket: Watched,
+    tuns: Watched,
 }
 
 impl Program for Server {
@@ -201,21 +200,23 @@ impl Program for Server {
             address.map_or_else(|e| reason(&e), |a| a.to_string()),
             self.authorized.count()
         ));
+        let mut deadline = None;
         loop {
-            let ready = self.wait(self.next_deadline());
-            if ready.signals
+            // After EINTR nothing is ready, and the handler has written to the pipe.
+            let _ = self.watch.wait(deadline);
+            if self.watch.is_ready(self.watched.signals)
                 && let Some(signal) = self.on_signals()
             {
                 log::info(format_args!("stopping: signal {}", &signal.as_str()[3..]));
                 return self.stop();
             }
-            if ready.tuns {
+            if self.watch.is_ready(self.watched.tuns) {
                 self.drain_tuns();
             }
-            if ready.socket {
+            if self.watch.is_ready(self.watched.socket) {
                 self.drain_socket();
             }
-            self.on_deadlines();
+            deadline = self.on_deadlines();
         }
     }
 }
@@ -233,27 +234,7 @@ impl Server {
         Ok(())
     }
 
-    /// The one place where the server sleeps. Returns who can be read from.
-    fn wait(&mut self, deadline: Option<Instant>) -> Members<bool> {
-        let timeout = deadline.map(time_until);
-        // After EINTR nothing is ready, and the handler has written to the pipe.
-        let _ = self.watch.wait(timeout.as_ref());
-        Members {
-            signals: self.watch.is_ready(self.watched.signals),
-            socket: self.watch.is_ready(self.watched.socket),
-            tuns: self.watch.is_ready(self.watched.tuns),
-        }
-    }
-
-    /// Nothing to do on time is the rule: then there is no wake-up at all, nor a look at the clock.
-    fn is_at_rest(&self) -> bool {
-        self.starts.is_empty() && self.report.is_none() && self.closing.is_empty()
-    }
-
     fn next_deadline(&self) -> Option<Instant> {
-        if self.is_at_rest() {
-            return None;
-        }
         let start = (!self.starts.is_empty()).then_some(self.next_start);
         let report = self.report.as_ref().map(Report::next);
         let closing = self
@@ -264,9 +245,11 @@ impl Server {
         [start, report, closing].into_iter().flatten().min()
     }
 
-    fn on_deadlines(&mut self) {
-        if self.is_at_rest() {
-            return;
+    /// Does what is due, and returns when more is.
+    fn on_deadlines(&mut self) -> Option<Instant> {
+        if self.starts.is_empty() && self.report.is_none() && self.closing.is_empty() {
+            // That is the rule: no wake-up at all, nor a look at the clock.
+            return None;
         }
         let now = Instant::now();
         if !self.starts.is_empty() && now >= self.next_start {
@@ -286,6 +269,7 @@ impl Server {
         if !self.closing.is_empty() {
             self.close_ended(now);
         }
+        self.next_deadline()
     }
 
     /// Returns the signal that ends the program, if that is what came.
@@ -317,8 +301,4 @@ fn raise_descriptor_limit() -> Result<u64> {
         Ok(()) => hard,
         Err(_) => soft,
     })
-}
-
-fn time_until(deadline: Instant) -> TimeSpec {
-    deadline.saturating_duration_since(Instant::now()).into()
 }

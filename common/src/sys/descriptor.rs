@@ -129,8 +129,10 @@ pub(crate) type FdWords = [c_ulong; libc::FD_SETSIZE / WORD_BITS];
 
 /// `select(2)` for reading, of descriptors below `end`, which is 1024 at most; for ever without a
 /// time-out. It is called as pselect, which musl has less to convert for.
-pub(crate) fn select(set: &mut FdWords, end: c_int, timeout: Option<&TimeSpec>) -> nix::Result<()> {
-    let timeout = timeout.map_or(ptr::null(), |timeout| ptr::from_ref(timeout.as_ref()));
+pub(crate) fn select(set: &mut FdWords, end: c_int, timeout: Option<TimeSpec>) -> nix::Result<()> {
+    let timeout = timeout
+        .as_ref()
+        .map_or(ptr::null(), |timeout| ptr::from_ref(timeout.as_ref()));
     let none = ptr::null_mut();
     let set = ptr::from_mut(set).cast();
     let end = end.min(fit(libc::FD_SETSIZE));

@@ -8,7 +8,7 @@ use common::watch::Watch;
 use common::{log, sys};
 use nix::unistd::Pid;
 
-use super::{Server, time_until};
+use super::Server;
 use crate::clients::{Prog, Slot};
 use crate::closer;
 
@@ -94,7 +94,7 @@ impl Server {
         let mut signals = Watch::default();
         let _ = signals.add(self.wake.as_fd());
         while Instant::now() < end && !self.running().is_empty() {
-            let _ = signals.wait(Some(&time_until(end)));
+            let _ = signals.wait(Some(end));
             let _ = self.on_signals();
         }
         closer::delete_together(self.clients.iter().map(|(_, client)| &client.tun));
