@@ -95,7 +95,7 @@ impl End {
         while self.socket.receive(&mut self.datagrams).is_ok() {
             for range in self.datagrams.ranges() {
                 let datagram = packet::decapsulate(&self.datagrams.data[range.clone()]);
-                if let Some((_, Payload::Packet)) = datagram {
+                if datagram.is_some_and(|(_, payload)| Payload::of(payload) == Payload::Packet) {
                     let at = range.start + packet::HEADER_LEN..range.end;
                     let _ = self
                         .inbound

@@ -7,10 +7,11 @@
 use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use common::control::{self, Control};
 use common::gro::Coalescer;
 use common::gso::{SuperPacket, complete_checksum};
 use common::virtio_net::{self, GsoType, VirtioNetHdr};
-use common::{address, control, destination, packet};
+use common::{address, destination, packet};
 
 /// A seeded xorshift.
 struct Random(u64);
@@ -85,9 +86,11 @@ fn main() {
 fn one_case(random: &mut Random) {
     let len = random.below(300);
     let noise = random.bytes(len);
-    let _ = packet::decapsulate(&noise);
+    if let Some((_, payload)) = packet::decapsulate(&noise) {
+        let _ = packet::Payload::of(payload);
+    }
     let _ = address::decode(&noise);
-    control::messages(&noise).for_each(|(_, _, data)| assert!(data.len() <= noise.len()));
+    take_a_message(random);
     destination::is_addressed_to(&noise, ([192, 0, 2, 1], 5886).into());
 
     let (mut super_packet, header) = super_packet(random);
@@ -115,6 +118,42 @@ fn one_case(random: &mut Random) {
         }
     }
     join_and_cut(&segments);
+}
+
+/// Takes one message from some, of which some may be damaged: the others stay.
+fn take_a_message(random: &mut Random) {
+    const KINDS: [(i32, i32); 3] = [(17, 103), (41, 50), (0, 8)];
+    let mut control = Control::default();
+    // Those with this much data fit in any order.
+    for _ in 0..random.below(3) {
+        let (level, kind) = KINDS[random.below(KINDS.len())];
+        let len = random.below(17);
+        control.push(level, kind, &random.bytes(len));
+    }
+    let mut bytes = control.as_bytes().to_vec();
+    random.damage(&mut bytes);
+    control.room()[..bytes.len()].copy_from_slice(&bytes);
+    control.received(bytes.len());
+
+    let (wanted, all) = (KINDS[0], messages(&control));
+    let found = all
+        .iter()
+        .position(|(level, kind, data)| (*level, *kind) == wanted && data.len() >= 4);
+    let taken = control.take(wanted.0, wanted.1);
+    assert_eq!(
+        taken.as_ref().map(<[u8; 4]>::as_slice),
+        found.map(|n| &all[n].2[..4])
+    );
+    let mut left = all;
+    found.map(|n| left.remove(n));
+    assert_eq!(messages(&control), left);
+}
+
+fn messages(control: &Control) -> Vec<(i32, i32, Vec<u8>)> {
+    let messages = control::messages(control.as_bytes());
+    messages
+        .map(|(level, kind, data)| (level, kind, data.to_vec()))
+        .collect()
 }
 
 /// IPv4 or IPv6, TCP or UDP, with a payload of some segments.

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use libc::{AF_INET, AF_INET6};
 
+use crate::words;
+
 /// Room for a `sockaddr_in6`, the larger of the two, in bytes.
 pub const RAW_LEN: usize = 28;
 
@@ -13,25 +15,17 @@ pub const RAW_LEN: usize = 28;
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(8))]
 pub struct RawAddress {
-    /// The last 4 stay 0: the whole is compared in words of 8 bytes.
+    /// The last 4 stay 0: the whole is compared in words.
     bytes: [u8; RAW_LEN + 4],
     len: u32,
 }
 
 impl PartialEq for RawAddress {
-    /// Word by word: it is asked for each packet. The kernel gives addresses in the form of
-    /// [`canonical`]: flow label 0, and a scope for link-local addresses only.
+    /// Asked for each packet. The family is among the bytes, and says the length. The kernel gives
+    /// addresses in the form of [`canonical`]: flow label 0, a scope for link-local ones only.
     #[inline]
     fn eq(&self, other: &Self) -> bool {
-        let (ours, theirs) = (
-            self.bytes.as_chunks::<8>().0,
-            other.bytes.as_chunks::<8>().0,
-        );
-        let words = ours.iter().zip(theirs);
-        let differ = words.fold(u64::from(self.len ^ other.len), |differ, (a, b)| {
-            differ | (u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b))
-        });
-        differ == 0
+        words::are_same(&self.bytes, &other.bytes)
     }
 }
 
@@ -43,6 +37,7 @@ impl RawAddress {
     };
 
     /// For a socket of one family; an IPv6 socket takes IPv4 addresses in mapped form.
+    #[inline(never)]
     pub fn new(address: SocketAddr, ipv6_socket: bool) -> Self {
         let mut bytes = [0; RAW_LEN + 4];
         bytes[2..4].copy_from_slice(&address.port().to_be_bytes());
@@ -175,9 +170,6 @@ mod tests {
             theirs.room().0[at] ^= 1;
             assert!(ours != theirs, "byte {at}");
         }
-        let mut shorter = ours;
-        *shorter.room().1 -= 1;
-        assert!(ours != shorter);
     }
 
     #[test]

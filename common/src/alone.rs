@@ -19,7 +19,7 @@ impl Alone {
     }
 
     /// The first one of a turn was taken: whether that is all for this turn.
-    pub fn is_all(&mut self) -> bool {
+    pub fn ends_turn(&mut self) -> bool {
         self.turns = self.turns.saturating_sub(1);
         self.is_likely()
     }
@@ -37,7 +37,7 @@ mod tests {
     /// Plays turns, of which each finds so many at most, and returns how many each took.
     fn play(alone: &mut Alone, queue: usize) -> [usize; 20] {
         [(); 20].map(|()| {
-            if alone.is_all() {
+            if alone.ends_turn() {
                 return 1;
             }
             alone.found(queue);

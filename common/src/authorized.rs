@@ -104,6 +104,7 @@ impl Authorized {
         self.scan(Scan::Add, now)
     }
 
+    #[cold]
     fn scan(&mut self, scan: Scan, now: Instant) -> Vec<String> {
         self.last_scan = now;
         let mut findings = Vec::new();

@@ -3,6 +3,8 @@
 //! Layout (`struct cmsghdr` in `<linux/socket.h>`): length as `size_t`, level and type as `int`,
 //! then the data; each message begins at a multiple of the size of `size_t`.
 
+use crate::words;
+
 const WORD: usize = size_of::<usize>();
 const HEADER_LEN: usize = WORD + 8;
 
@@ -36,7 +38,7 @@ impl Control {
         message[WORD..WORD + 4].copy_from_slice(&level.to_ne_bytes());
         message[WORD + 4..HEADER_LEN].copy_from_slice(&kind.to_ne_bytes());
         message[HEADER_LEN..length].copy_from_slice(data);
-        self.len += length.next_multiple_of(WORD);
+        self.len += space(data.len());
     }
 
     /// The messages, for `sendmsg`.
@@ -48,6 +50,49 @@ impl Control {
     pub fn room(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
+
+    /// So many bytes were written there.
+    pub fn received(&mut self, len: usize) {
+        self.len = len.min(CAPACITY);
+    }
+
+    /// Takes out the first message of this kind with 4 bytes of data or more, and returns the first
+    /// 4 of them.
+    pub fn take(&mut self, level: i32, kind: i32) -> Option<[u8; 4]> {
+        let mut end = 0;
+        let (start, taken) =
+            messages(self.as_bytes()).find_map(|(its_level, its_kind, data)| {
+                let start = end;
+                end += space(data.len());
+                let is_it = (its_level, its_kind) == (level, kind);
+                is_it.then_some((start, *data.first_chunk()?))
+            })?;
+        // The last one need not be padded.
+        let end = end.min(self.len);
+        self.bytes.copy_within(end..self.len, start);
+        self.len -= end - start;
+        Some(taken)
+    }
+
+    /// Whether the messages that were received begin with the same header and the same 16 bytes of
+    /// data as the ones to be sent, which must not be empty. In an IPv6 packet info those are the
+    /// address.
+    #[inline]
+    pub fn begins_like(&self, received: &Self) -> bool {
+        const LEN: usize = HEADER_LEN + 16;
+        match (
+            self.bytes.first_chunk::<LEN>(),
+            received.bytes.first_chunk(),
+        ) {
+            (Some(a), Some(b)) => words::are_same(a, b) && received.len >= LEN,
+            _ => false,
+        }
+    }
+}
+
+/// What a message with so many bytes of data takes.
+fn space(len: usize) -> usize {
+    (HEADER_LEN + len).next_multiple_of(WORD)
 }
 
 /// Walks over the messages that `recvmsg` wrote: level, type and data of each.
@@ -83,6 +128,30 @@ mod tests {
         let control = two();
         let read: Vec<_> = messages(control.as_bytes()).collect();
         assert_eq!(read, [(41, 50, &[7; 20][..]), (17, 103, &[9; 2][..])]);
+    }
+
+    #[test]
+    fn one_is_taken_out() {
+        for (first, second) in [((17, 103), (41, 50)), ((41, 50), (17, 103))] {
+            let mut control = Control::default();
+            control.push(first.0, first.1, &[7; 4]);
+            control.push(second.0, second.1, &[9; 20]);
+            let mut other = control;
+            assert_eq!(control.take(first.0, first.1), Some([7; 4]));
+            assert_eq!(other.take(second.0, second.1), Some([9; 4]));
+            for (left, (level, kind), data) in
+                [(&control, second, &[9; 20][..]), (&other, first, &[7; 4])]
+            {
+                let left: Vec<_> = messages(left.as_bytes()).collect();
+                assert_eq!(left, [(level, kind, data)]);
+            }
+            assert_eq!(control.take(first.0, first.1), None);
+        }
+        let mut control = Control::default();
+        control.push(17, 103, &[7; 4]);
+        control.received(HEADER_LEN + 4);
+        assert_eq!(control.take(17, 103), Some([7; 4]));
+        assert!(control.as_bytes().is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use crate::address::RawAddress;
-use crate::control::Control;
+use crate::control::{Control, messages};
 use crate::memory;
 use crate::sys::Pages;
 use crate::target::Source;
@@ -19,12 +19,11 @@ pub struct Datagrams {
     pub len: usize,
     /// The sender.
     pub from: RawAddress,
-    /// The local address it came to, unless the socket is bound to one.
-    pub source: Option<Source>,
     /// Whether it was longer than what one call can bring.
     pub truncated: bool,
     /// Length of each datagram but the last in what was received; the length of all if it is one.
     pub(crate) stride: usize,
+    /// What says which local address it came to.
     pub(crate) control: Control,
     /// Where in the buffer it lies.
     start: usize,
@@ -44,7 +43,6 @@ impl Datagrams {
             data,
             len: 0,
             from: RawAddress::EMPTY,
-            source: None,
             truncated: false,
             stride: 0,
             control: Control::default(),
@@ -98,6 +96,15 @@ impl Datagrams {
     pub(crate) fn received(&mut self, len: usize, truncated: bool) {
         (self.len, self.stride) = (len.min(self.room), len);
         self.truncated = truncated;
+    }
+
+    /// The local address it came to, unless the socket is bound to one.
+    pub fn source(&self) -> Option<Source> {
+        messages(self.control.as_bytes()).find_map(|(level, kind, data)| match (level, kind) {
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => Source::from_v6(data),
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => Source::from_v4(data),
+            _ => None,
+        })
     }
 
     /// Where in the buffer each datagram lies. An empty one is one too.

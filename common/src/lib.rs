@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Pure files do no I/O: `packet`, `id`, `headers`, `checksum`, `virtio_net`, `gso`, `gro`,
-//! `destination`, `address`, `control`, `alone`, `backoff`, `throttle`, `tally`.
+//! `destination`, `address`, `control`, `alone`, `backoff`, `throttle`, `tally`, `words`.
 //! The start of a program: `program`, `options`, `identity`, `background`, `pidfile`.
 //! Around the packets: `authorized` says whose are taken, `hook` runs PROG, `log` and `trouble`
 //! tell the administrator.
@@ -52,3 +52,4 @@ pub mod trouble;
 pub mod tun;
 pub mod virtio_net;
 pub mod watch;
+mod words;

@@ -125,7 +125,7 @@ impl Outbound {
                 // that waits, for which one call had no more room.
                 self.used = self.batch.move_up(&mut self.data);
             }
-            if first && self.alone.is_all() {
+            if first && self.alone.ends_turn() {
                 return Ok(());
             }
             packets += 1;
@@ -145,7 +145,7 @@ impl Outbound {
             let room = &mut self.data[HEADER_LEN..];
             let read = match n {
                 0 => tun.receive(room),
-                1 if self.alone.is_all() => break,
+                1 if self.alone.ends_turn() => break,
                 _ => tun.receive_queued(room),
             };
             let len = read.inspect_err(|_| self.alone.found(n))?;

@@ -27,20 +27,23 @@ pub enum Payload {
     Other,
 }
 
-/// Splits a datagram into the sender's identifier and the payload; `None` if it is too short.
-pub fn decapsulate(datagram: &[u8]) -> Option<(PeerId, Payload)> {
-    let (id, payload) = datagram.split_first_chunk::<HEADER_LEN>()?;
-    Some((PeerId::from_bytes(*id), classify(payload)))
+impl Payload {
+    /// What this payload is.
+    pub fn of(payload: &[u8]) -> Self {
+        match *payload {
+            [first, ..] if matches!(first >> 4, 4 | 6) => Self::Packet,
+            [] => Self::Alive,
+            [KEEPALIVE, a, b, c, d] => Self::Keepalive(u32::from_be_bytes([a, b, c, d])),
+            [ANSWER, a, b, c, d] => Self::Answer(u32::from_be_bytes([a, b, c, d])),
+            _ => Self::Other,
+        }
+    }
 }
 
-fn classify(payload: &[u8]) -> Payload {
-    match *payload {
-        [] => Payload::Alive,
-        [KEEPALIVE, a, b, c, d] => Payload::Keepalive(u32::from_be_bytes([a, b, c, d])),
-        [ANSWER, a, b, c, d] => Payload::Answer(u32::from_be_bytes([a, b, c, d])),
-        [first, ..] if matches!(first >> 4, 4 | 6) => Payload::Packet,
-        _ => Payload::Other,
-    }
+/// Splits a datagram into the sender's identifier and the payload; `None` if it is too short.
+pub fn decapsulate(datagram: &[u8]) -> Option<(PeerId, &[u8])> {
+    let (id, payload) = datagram.split_first_chunk::<HEADER_LEN>()?;
+    Some((PeerId::from_bytes(*id), payload))
 }
 
 /// A keepalive of `id` with this counter.
@@ -91,11 +94,8 @@ mod tests {
         ];
         for (payload, meaning) in cases {
             let datagram = payload_of(payload);
-            assert_eq!(
-                decapsulate(&datagram),
-                Some((ID, meaning)),
-                "{payload:02x?}"
-            );
+            assert_eq!(decapsulate(&datagram), Some((ID, payload)));
+            assert_eq!(Payload::of(payload), meaning, "{payload:02x?}");
         }
     }
 
@@ -110,11 +110,10 @@ mod tests {
     fn keepalives_as_on_the_wire() {
         let wire = [1, 2, 3, 4, 5, 6, 7, 8, 0x01, 0xde, 0xad, 0xbe, 0xef];
         assert_eq!(keepalive(ID, 0xdead_beef), wire);
-        assert_eq!(
-            decapsulate(&wire),
-            Some((ID, Payload::Keepalive(0xdead_beef)))
-        );
-        assert_eq!(decapsulate(&answer(ID, 7)), Some((ID, Payload::Answer(7))));
+        let meaning =
+            |datagram: &[u8]| decapsulate(datagram).map(|(_, payload)| Payload::of(payload));
+        assert_eq!(meaning(&wire), Some(Payload::Keepalive(0xdead_beef)));
+        assert_eq!(meaning(&answer(ID, 7)), Some(Payload::Answer(7)));
         assert_eq!(answer(ID, 7).len(), keepalive(ID, 7).len());
     }
 }

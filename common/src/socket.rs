@@ -13,7 +13,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 
 use crate::address::RawAddress;
-use crate::control::{Control, messages};
+use crate::control::Control;
 use crate::datagrams::Datagrams;
 use crate::error::{Context, Result};
 use crate::memory;
@@ -68,6 +68,8 @@ pub struct Socket {
     segments: bool,
     /// Whether datagrams come with control messages.
     control: bool,
+    /// Whether one of those may say that several came as one.
+    joins: bool,
 }
 
 impl Socket {
@@ -83,6 +85,7 @@ impl Socket {
             ipv6,
             segments,
             control: options.offload || (options.report_source && options.is_wildcard()),
+            joins: options.offload,
         };
         socket.configure(options)?;
         let any = match ipv6 {
@@ -210,20 +213,16 @@ impl Socket {
         }
         let received = sys::receive_message(fd, data, from, control, flags)?;
         into.received(received.len, received.truncated);
-        into.source = None;
-        for (level, kind, data) in messages(&into.control.room()[..received.control_len]) {
-            match (level, kind) {
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => into.source = Source::from_v6(data),
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => into.source = Source::from_v4(data),
-                (libc::SOL_UDP, libc::UDP_GRO) => into.stride = stride(data, into.len),
-                _ => {}
-            }
+        into.control.received(received.control_len);
+        if self.joins
+            && let Some(len) = into.control.take(libc::SOL_UDP, libc::UDP_GRO)
+        {
+            into.stride = stride(i32::from_ne_bytes(len), into.len);
         }
         Ok(())
     }
 
     /// Where to send, made once for many datagrams.
-    #[inline(never)]
     pub fn target(&self, address: SocketAddr, source: Option<Source>) -> Target {
         Target::new(address, self.ipv6, source, self.segments)
     }
@@ -242,7 +241,11 @@ impl Socket {
 
     /// The same of gathered parts.
     pub fn send_parts(&self, parts: &[IoSlice<'_>], target: &Target) -> nix::Result<()> {
-        self.send_with(parts, target, None)
+        match self.send_with(parts, target, &target.control) {
+            Err(error) if is_congestion(error) => Err(error),
+            Err(_) if target.source.is_some() => self.send_with(parts, target, &Control::default()),
+            sent => sent,
+        }
     }
 
     /// Sends the parts as datagrams of `len` bytes, the last of which may be shorter, in one
@@ -253,32 +256,27 @@ impl Socket {
         target: &Target,
         len: u16,
     ) -> nix::Result<()> {
-        self.send_with(parts, target, Some(len))
+        let send = |mut control: Control| {
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
+            self.send_with(parts, target, &control)
+        };
+        match send(target.control) {
+            // Refused segments may leave singly, and from where they should; there is no more room
+            // from elsewhere.
+            Err(error) if is_refusal(error) || is_congestion(error) => Err(error),
+            Err(_) if target.source.is_some() => send(Control::default()),
+            sent => sent,
+        }
     }
 
     fn send_with(
         &self,
         parts: &[IoSlice<'_>],
         target: &Target,
-        segment: Option<u16>,
+        control: &Control,
     ) -> nix::Result<()> {
-        let send = |control: &Control| {
-            let (fd, name) = (self.fd.as_fd(), target.raw.as_bytes());
-            let Some(len) = segment else {
-                return sys::send_message(fd, parts, name, control.as_bytes(), NOWAIT);
-            };
-            let mut control = *control;
-            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
-            sys::send_message(fd, parts, name, control.as_bytes(), NOWAIT)
-        };
-        match send(&target.control) {
-            // Segments that are refused may leave singly, and from where they should.
-            Err(error) if segment.is_some() && is_refusal(error) => Err(error),
-            Err(error) if target.source.is_some() && !is_congestion(error) => {
-                send(&Control::default())
-            }
-            result => result,
-        }
+        let (fd, name) = (self.fd.as_fd(), target.raw.as_bytes());
+        sys::send_message(fd, parts, name, control.as_bytes(), NOWAIT)
     }
 
     /// Lets `receive` wait for `limit` at most, 1 microsecond at least: 0 would mean for ever.
@@ -317,11 +315,9 @@ fn open(options: &Bind) -> nix::Result<(OwnedFd, bool)> {
 
 /// Length of each datagram in what was received (udp(7)): an `int`, and what can't be is no
 /// division.
-fn stride(data: &[u8], len: usize) -> usize {
-    data.first_chunk::<4>()
-        .and_then(|stride| usize::try_from(i32::from_ne_bytes(*stride)).ok())
-        .filter(|stride| (1..=len).contains(stride))
-        .unwrap_or(len)
+fn stride(said: i32, len: usize) -> usize {
+    let said = usize::try_from(said).ok();
+    said.filter(|said| (1..=len).contains(said)).unwrap_or(len)
 }
 
 /// Whether a nonblocking call found nothing to do, be it for want of room in the socket's own
@@ -373,10 +369,13 @@ mod tests {
     }
 
     #[test]
-    fn both_families_on_one_socket_answer_from_where_they_were_asked() {
-        let server = bind(None);
-        for (client, to) in [("127.0.0.1", "127.0.0.9"), ("::1", "::1")] {
-            let client = bind(Some(client));
+    fn an_answer_leaves_from_where_it_was_asked_for() {
+        for (server, client, to) in [
+            (None, "127.0.0.1", "127.0.0.9"),
+            (None, "::1", "::1"),
+            (Some("0.0.0.0"), "127.0.0.1", "127.0.0.9"),
+        ] {
+            let (server, client) = (bind(server), bind(Some(client)));
             let to = SocketAddr::new(to.parse().expect("an address"), port(&server));
             client
                 .send_parts(
@@ -387,13 +386,22 @@ mod tests {
             let question = receive(&server, 16).expect("a datagram");
             assert_eq!(&question.data[..question.len], b"inout");
             assert_eq!(question.from.port(), port(&client));
-            let mut target = server.target(question.from.decode(), question.source);
+            let target = server.target(question.from.decode(), question.source());
             assert!(target.is_origin_of(&question));
             server.send(b"answer", &target).expect("loopback takes it");
             let answer = receive(&client, 16).expect("an answer");
             assert_eq!((answer.from.decode(), answer.len), (to, 6));
-            target.source = None;
-            assert!(!target.is_origin_of(&question), "{to}");
+            let anywhere = server.target(question.from.decode(), None);
+            assert!(!anywhere.is_origin_of(&question), "{to}");
+            if to.is_ipv4() {
+                let elsewhere = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 8).into(), to.port());
+                let elsewhere = client.target(elsewhere, None);
+                client
+                    .send(b"again", &elsewhere)
+                    .expect("loopback takes it");
+                let question = receive(&server, 16).expect("a datagram");
+                assert!(!target.is_origin_of(&question), "{to}");
+            }
         }
     }
 
@@ -446,10 +454,9 @@ mod tests {
             (251, 250),
             (i32::MIN, 250),
         ] {
-            assert_eq!(stride(&i32::to_ne_bytes(value), 250), expected, "{value}");
+            assert_eq!(stride(value, 250), expected, "{value}");
         }
-        assert_eq!(stride(&[100, 0], 250), 250);
-        assert_eq!(stride(&[], 0), 0);
+        assert_eq!(stride(100, 0), 0);
     }
 
     #[test]

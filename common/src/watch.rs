@@ -64,6 +64,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use std::os::fd::{AsFd, OwnedFd};
+    use std::time::Duration;
 
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use nix::unistd::{dup, pipe, read, write};
@@ -85,6 +86,10 @@ mod tests {
             watch.wait(Some(Instant::now())).expect("no time to wait");
             assert_eq!([a, b].map(|w| watch.is_ready(w)), [false, false]);
         }
+
+        let (start, time) = (Instant::now(), Duration::from_millis(20));
+        watch.wait(Some(start + time)).expect("nothing but time");
+        assert!(start.elapsed() >= time);
 
         let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("what is allowed");

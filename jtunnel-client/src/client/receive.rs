@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use common::id::PeerId;
 use common::log;
 use common::packet::{self, HEADER_LEN, Payload};
 use common::target::Target;
@@ -21,7 +20,7 @@ impl Client {
     pub(super) fn drain_socket(&mut self, now: Instant) {
         let (mut count, mut bytes) = (1, self.datagrams.len);
         let mut result = self.on_datagrams(now);
-        if self.config.common.offload && !self.alone.is_all() {
+        if self.config.common.offload && !self.alone.ends_turn() {
             while result.is_ok() && count < MAX_RECEIVES && bytes < MAX_BYTES {
                 if !self.datagrams.make_room(self.inbound.start()) {
                     result = self.flush();
@@ -61,12 +60,12 @@ impl Client {
         }
         let mut result = Ok(());
         for range in self.datagrams.ranges() {
-            let Some((id, payload)) = packet::decapsulate(&self.datagrams.data[range.clone()])
-            else {
+            let datagram = &self.datagrams.data[range.clone()];
+            let Some((id, payload)) = packet::decapsulate(datagram) else {
                 self.received.count.dropped += 1;
                 continue;
             };
-            if !self.is_accepted(id, now) {
+            if !self.config.accept_any && !self.authorized.admits(id, now) {
                 self.received.count.dropped += 1;
                 if let Some(held_back) = self.throttles.unauthorized.pass(now) {
                     let from = &self.datagrams.from;
@@ -81,7 +80,7 @@ impl Client {
                 let from = &self.datagrams.from;
                 log::info(format_args!("server {id} answers from {from}"));
             }
-            match (payload, &self.tun) {
+            match (Payload::of(payload), &self.tun) {
                 (Payload::Packet, Some(tun)) => {
                     let at = range.start + HEADER_LEN..range.end;
                     let pushed =
@@ -109,9 +108,5 @@ impl Client {
         };
         let (buffer, tally) = (&self.datagrams.data, &mut self.received);
         self.inbound.flush(tun, buffer, tally)
-    }
-
-    fn is_accepted(&mut self, id: PeerId, now: Instant) -> bool {
-        self.config.accept_any || self.authorized.admits(id, now)
     }
 }

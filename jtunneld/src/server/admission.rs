@@ -104,7 +104,7 @@ impl Server {
         let datagrams = &self.datagrams;
         let target = self
             .socket
-            .target(datagrams.from.decode(), datagrams.source);
+            .target(datagrams.from.decode(), datagrams.source());
         self.clients.insert(Client::new(id, tun, target, now));
         self.gathering.grow(self.clients.len());
         // What waits of each, and the next call.

@@ -88,7 +88,7 @@ impl Server {
                     break;
                 }
             }
-            if bytes >= MAX_BYTES || (n == 0 && self.alone.is_all()) {
+            if (n == 0 && self.alone.ends_turn()) || bytes >= MAX_BYTES {
                 break;
             }
         }
@@ -111,13 +111,16 @@ impl Server {
 
     #[inline]
     fn on_datagram(&mut self, at: Range<usize>, now: Instant) {
-        let Some((id, payload)) = packet::decapsulate(&self.datagrams.data[at.clone()]) else {
+        let Some((id, _)) = packet::decapsulate(&self.datagrams.data[at.clone()]) else {
             self.discards.short += 1;
             return self.log_malformed("too short", now);
         };
-        let known = self.clients.find(id);
-        let Some(slot) = known.or_else(|| self.admit(id, now)) else {
-            return;
+        let slot = match self.clients.find(id) {
+            Some(slot) => slot,
+            None => match self.admit(id, now) {
+                Some(slot) => slot,
+                None => return,
+            },
         };
         if let Some(n) = self.gathering.in_the_way_of(slot) {
             self.write_run(n);
@@ -134,18 +137,21 @@ impl Server {
         if !client.target.is_origin_of(&self.datagrams) {
             roam(client, &self.datagrams, &self.socket, now);
         }
-        match payload {
+        let at = at.start + HEADER_LEN..at.end;
+        let payload = &self.datagrams.data[at.clone()];
+        match Payload::of(payload) {
             Payload::Packet => {
-                let at = at.start + HEADER_LEN..at.end;
                 let (tun, tally) = (&client.tun, &mut client.received);
-                let buffer = &self.datagrams.data;
                 // What can't be joined need not gather, unless others' packets do.
                 let result = if tun.takes_super_packets() || !self.gathering.is_empty() {
-                    self.gathering.push(slot, tun, buffer, at, tally)
+                    let buffer = &self.datagrams.data;
+                    let result = self.gathering.push(slot, tun, buffer, at, tally);
+                    // Only packets that were joined can be given up as such.
+                    self.trouble.received(Some(id), tally);
+                    result
                 } else {
-                    write_packet(tun, &buffer[at], tally)
+                    write_packet(tun, payload, tally)
                 };
-                self.trouble.received(Some(id), &mut client.received);
                 if result == Err(Trouble::Gone) {
                     self.device_gone(slot);
                 }
@@ -197,7 +203,7 @@ impl Server {
 #[cold]
 fn roam(client: &mut Client, datagrams: &Datagrams, socket: &Socket, now: Instant) {
     let (from, to) = (client.target.address(), datagrams.from.decode());
-    client.target = socket.target(to, datagrams.source);
+    client.target = socket.target(to, datagrams.source());
     if from != to
         && let Some(held_back) = client.moves.pass(now)
     {
