@@ -59,9 +59,9 @@ struct Bench {
     _lab: Lab,
 }
 
-/// Counts for both programs of a target.
-pub(crate) fn of(target: &str, files: &Path, plugin: &Path) -> Vec<Figure> {
-    let qemu = format!("qemu-{}", target.split('-').next().unwrap());
+/// Counts for both programs, of files for a machine as qemu names it.
+pub(crate) fn of(machine: &str, files: &Path, plugin: &Path) -> Vec<Figure> {
+    let qemu = format!("qemu-{machine}");
     let mut figures = Vec::new();
     for counted in [Program::Server, Program::Client] {
         for plain in [true, false] {

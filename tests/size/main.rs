@@ -27,8 +27,10 @@ use support::tree;
 use crate::instructions::Figure;
 
 const PROGRAMS: [&str; 2] = ["jtunneld", "jtunnel-client"];
-/// Those whose instructions are counted.
-const COUNTED: [&str; 2] = ["x86_64-unknown-linux-musl", "mipsel-unknown-linux-musl"];
+/// The static files of which more than the size is measured, as those of the ordinary build.
+const STATIC_X86: &str = "x86_64-unknown-linux-musl";
+/// And those whose instructions are counted besides.
+const STATIC_MIPS: &str = "mipsel-unknown-linux-musl";
 /// Where the figures are recorded.
 const RECORD: &str = "tests/size/figures";
 /// How much more than recorded is too much, in percent.
@@ -41,7 +43,7 @@ fn main() -> ExitCode {
     contents(&unstripped);
     needs(&dynamic, &statics);
     memories(&dynamic, &statics);
-    figures.extend(counts(&statics));
+    figures.extend(counts(&dynamic, &statics));
     let record = tree::root().join(RECORD);
     if words.iter().any(|word| word == "--record") {
         let lines: String = figures
@@ -111,7 +113,7 @@ fn contents(unstripped: &Path) {
 
 fn needs(dynamic: &Path, statics: &Path) {
     println!();
-    for directory in [dynamic, &statics.join(COUNTED[0])] {
+    for directory in [dynamic, &statics.join(STATIC_X86)] {
         let output = Command::new("readelf")
             .arg("-d")
             .arg(directory.join(PROGRAMS[0]))
@@ -138,7 +140,7 @@ fn needs(dynamic: &Path, statics: &Path) {
 }
 
 fn memories(dynamic: &Path, statics: &Path) {
-    for (kind, files) in [("dynamic", dynamic), ("static", &statics.join(COUNTED[0]))] {
+    for (kind, files) in [("dynamic", dynamic), ("static", &statics.join(STATIC_X86))] {
         println!(
             "\n| process, x86-64, {kind} | resident, KiB | anonymous, KiB | resident after 512 MiB of TCP | anonymous after it | wake-ups in 50 idle s |\n\
              | --- | ---: | ---: | ---: | ---: | ---: |"
@@ -149,21 +151,28 @@ fn memories(dynamic: &Path, statics: &Path) {
     }
 }
 
-fn counts(statics: &Path) -> Vec<Figure> {
+fn counts(dynamic: &Path, statics: &Path) -> Vec<Figure> {
     let host = Host::new("compiler");
     let plugin = instructions::plugin(&host);
-    let [x86, mips] =
-        COUNTED.map(|target| instructions::of(target, &statics.join(target), &plugin));
+    let builds = [
+        ("x86-64, dynamic", "x86_64", dynamic),
+        ("x86-64, static", "x86_64", &statics.join(STATIC_X86)),
+        ("mipsel, static", "mipsel", &statics.join(STATIC_MIPS)),
+    ];
+    let names = builds.map(|(name, ..)| name);
+    let counts = builds.map(|(_, machine, files)| instructions::of(machine, files, &plugin));
     println!(
-        "\n| instructions for each packet, user part | x86-64 | mipsel |\n| --- | ---: | ---: |"
+        "\n| instructions for each packet, user part | {} |",
+        names.join(" | ")
     );
-    for ((name, x86), (_, mips)) in x86.iter().zip(&mips) {
-        println!("| {name} | {x86} | {mips} |");
+    println!("| --- | ---: | ---: | ---: |");
+    for (row, (path, _)) in counts[0].iter().enumerate() {
+        let numbers = counts.each_ref().map(|list| list[row].1.to_string());
+        println!("| {path} | {} |", numbers.join(" | "));
     }
-    let named = |(arch, list): (&str, Vec<Figure>)| {
+    let named = names.into_iter().zip(counts).flat_map(|(name, list)| {
         let list = list.into_iter();
-        list.map(|(name, n)| (format!("{arch} instructions, {name}"), n))
-            .collect::<Vec<_>>()
-    };
-    [("x86-64", x86), ("mipsel", mips)].map(named).concat()
+        list.map(move |(path, n)| (format!("instructions, {name}, {path}"), n))
+    });
+    named.collect()
 }
