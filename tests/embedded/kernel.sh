@@ -33,8 +33,8 @@ kernel() {
     done >>.config
     make -s olddefconfig
     make -s "$jobs" vmlinux
-    mips-linux-gnu-strip -s -o kernel vmlinux
-    mv kernel "$out/"
+    mips-linux-gnu-strip -s -o stripped vmlinux
+    mv stripped "$out/kernel"
 }
 
 busybox() {
