@@ -90,6 +90,7 @@ fn one_case(random: &mut Random) {
         let _ = packet::Payload::of(payload);
     }
     let _ = address::decode(&noise);
+    control::messages(&noise).for_each(|(_, _, data)| assert!(data.len() <= noise.len()));
     take_a_message(random);
     destination::is_addressed_to(&noise, ([192, 0, 2, 1], 5886).into());
 
@@ -124,7 +125,7 @@ fn one_case(random: &mut Random) {
 fn take_a_message(random: &mut Random) {
     const KINDS: [(i32, i32); 3] = [(17, 103), (41, 50), (0, 8)];
     let mut control = Control::default();
-    // Those with this much data fit in any order.
+    // Two of 16 bytes of data at most find room.
     for _ in 0..random.below(3) {
         let (level, kind) = KINDS[random.below(KINDS.len())];
         let len = random.below(17);

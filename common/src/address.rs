@@ -21,11 +21,11 @@ pub struct RawAddress {
 }
 
 impl PartialEq for RawAddress {
-    /// Asked for each packet. The family is among the bytes, and says the length. The kernel gives
-    /// addresses in the form of [`canonical`]: flow label 0, a scope for link-local ones only.
+    /// Asked for each packet. The kernel gives addresses in the form of [`canonical`]: flow label
+    /// 0, and a scope for link-local addresses only.
     #[inline]
     fn eq(&self, other: &Self) -> bool {
-        words::are_same(&self.bytes, &other.bytes)
+        words::are_same(&self.bytes, &other.bytes) && self.len == other.len
     }
 }
 
@@ -170,6 +170,9 @@ mod tests {
             theirs.room().0[at] ^= 1;
             assert!(ours != theirs, "byte {at}");
         }
+        let mut shorter = ours;
+        *shorter.room().1 -= 1;
+        assert!(ours != shorter);
     }
 
     #[test]

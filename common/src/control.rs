@@ -147,6 +147,7 @@ mod tests {
             }
             assert_eq!(control.take(first.0, first.1), None);
         }
+        assert_eq!(two().take(17, 103), None, "2 bytes of data");
         let mut control = Control::default();
         control.push(17, 103, &[7; 4]);
         control.received(HEADER_LEN + 4);

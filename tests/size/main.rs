@@ -27,9 +27,9 @@ use support::tree;
 use crate::instructions::Figure;
 
 const PROGRAMS: [&str; 2] = ["jtunneld", "jtunnel-client"];
-/// The static files of which more than the size is measured, as those of the ordinary build.
+/// Static files whose memory and instructions are measured beside those of the ordinary build.
 const STATIC_X86: &str = "x86_64-unknown-linux-musl";
-/// And those whose instructions are counted besides.
+/// Static files whose instructions are counted besides.
 const STATIC_MIPS: &str = "mipsel-unknown-linux-musl";
 /// Where the figures are recorded.
 const RECORD: &str = "tests/size/figures";

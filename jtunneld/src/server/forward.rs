@@ -115,12 +115,9 @@ impl Server {
             self.discards.short += 1;
             return self.log_malformed("too short", now);
         };
-        let slot = match self.clients.find(id) {
-            Some(slot) => slot,
-            None => match self.admit(id, now) {
-                Some(slot) => slot,
-                None => return,
-            },
+        let known = self.clients.find(id);
+        let Some(slot) = known.or_else(|| self.admit(id, now)) else {
+            return;
         };
         if let Some(n) = self.gathering.in_the_way_of(slot) {
             self.write_run(n);
