@@ -30,7 +30,7 @@ use common::watch::{Watch, Watched};
 use common::{identity, log};
 use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{pipe2, read, write};
 
@@ -68,7 +68,7 @@ pub(crate) struct Server {
     authorized: Authorized,
     hook: Hook,
     tun_mode: Mode,
-    max_descriptor: u64,
+    max_descriptor: rlim_t,
     outbound: Outbound,
     /// What the socket has received, on its way to the devices.
     gathering: Gathering,
@@ -294,7 +294,7 @@ impl Server {
 
 /// Raises the limit on descriptors as far as it goes, since each client takes one. What can't be
 /// raised (above fs.nr_open, for one) stays. Returns the limit.
-fn raise_descriptor_limit() -> Result<u64> {
+fn raise_descriptor_limit() -> Result<rlim_t> {
     let (soft, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).context(|| "read the limit on descriptors".into())?;
     Ok(match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {

@@ -9,6 +9,7 @@ use common::log;
 use common::tun::Tun;
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::resource::rlim_t;
 
 use super::Server;
 use crate::clients::{Client, Prog, Slot};
@@ -23,7 +24,7 @@ const TUN_RETRY: Duration = Duration::from_secs(1);
 /// Devices that are made in vain for the sake of one. More names in use are worth a wait.
 const MAX_HELD: usize = 8;
 /// Descriptors that are kept for PROG, the log and the configuration directory.
-const RESERVED_DESCRIPTORS: u64 = 16;
+const RESERVED_DESCRIPTORS: rlim_t = 16;
 
 impl Server {
     /// The slot of a new client that sent this, if the client is authorised.
@@ -65,7 +66,7 @@ impl Server {
         let mut held = Vec::new();
         let tun = loop {
             let tun = Tun::open(self.tun_mode)?;
-            let number = u64::try_from(tun.as_fd().as_raw_fd()).unwrap_or_default();
+            let number = rlim_t::try_from(tun.as_fd().as_raw_fd()).unwrap_or_default();
             if number + RESERVED_DESCRIPTORS >= self.max_descriptor {
                 held.push(tun);
                 break Err(Errno::EMFILE).context(|| "create a tun device".into());
