@@ -60,9 +60,12 @@ impl Client {
             return;
         };
         let server = server.address();
-        let name = tun.current_name();
+        let Some(name) = tun.current_name() else {
+            // By now its name may be another's device.
+            return self.device_gone(now);
+        };
         let environment = [
-            ("TUN_DEV_NAME", name.unwrap_or_else(|| tun.name().into())),
+            ("TUN_DEV_NAME", name),
             ("TUN_MTU", self.tun_mode.mtu.to_string()),
             ("TUN_SERVER_ADDRESS", host(server)),
             ("TUN_SERVER_PORT", server.port().to_string()),
