@@ -18,7 +18,8 @@ use support::peer::Peer;
 use support::proc;
 use support::process::Process;
 use support::syslog::{Syslog, busybox, deaf};
-use support::traffic::{ping, ping_works};
+use support::terminal::Terminal;
+use support::traffic::{ping, wait_ping};
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_for, wait_until};
 
@@ -55,9 +56,7 @@ fn lines_have_the_form_that_syslogd_expects() {
     let launch = client.launch().clone().options(["-k", "1"]);
     let launch = launch.operands([SERVER4, "5886"]).operands([prog]);
     let client = launch.background("client.pid");
-    wait_until(PATIENCE, "a ping", || {
-        ping_works(lab.client(), Inner(1).server4())
-    });
+    wait_ping(lab.client(), Inner(1).server4());
     let line = logs[0].lines.wait("admitted from");
     assert!(line.starts_with("<30>"), "info: {line}");
     let line = logs[1].lines.wait("exited with status 9");
@@ -86,6 +85,28 @@ fn in_the_foreground_both_hear() {
         said.split_once(": ").unwrap().1
     );
     assert!(said.starts_with("jtunneld: client "), "{said}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_set_up_that_fails_is_in_the_log_too() {
+    let lab = Lab::direct();
+    let log = Syslog::start(&lab.server);
+    let server = Server::new(&lab.server, [1]);
+    for (options, count) in [(&[][..], 1), (&["-f"], 2)] {
+        let launch = server.launch().clone().options(options);
+        let output = launch.operands(["/nonexistent/prog"]).output();
+        assert_eq!(output.status.code(), Some(111));
+        let said = String::from_utf8(output.stderr).unwrap();
+        let heard = log.lines.wait_nth("unable to run", count);
+        let (start, text) = heard.split_once("]: ").unwrap();
+        assert!(start.starts_with("<27>jtunneld["), "error: {heard}");
+        assert_eq!(said, format!("jtunneld: {text}\n"));
+    }
+    // Wrong usage is for who gave it.
+    let output = server.launch().clone().options(["-Z"]).output();
+    assert_eq!(output.status.code(), Some(100));
+    log.lines.exactly("jtunneld", 2);
 }
 
 #[test]
@@ -158,6 +179,52 @@ fn a_real_syslogd_stopped_and_started() {
         "{line}"
     );
     assert_eq!(line.matches("jtunneld[").count(), 1, "{line}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_terminal_that_nobody_reads_stops_nothing() {
+    let lab = Lab::direct();
+    let terminal = Terminal::new(&lab.server);
+    let server = Server::new(&lab.server, [1]);
+    let prog = server_prog(&lab.server, "up", "");
+    let mut child = terminal.start(&server.launch().clone().operands([prog]));
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let client = Client::new(lab.client(), 1).start();
+    client.wait_up();
+    wait_until(PATIENCE, "a full terminal", || {
+        kill(pid, Signal::SIGHUP).unwrap();
+        terminal.is_full()
+    });
+    client.wait_up();
+    kill(pid, Signal::SIGTERM).unwrap();
+    let status = wait_for(PATIENCE, "the end", || child.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_report_comes_to_the_terminal_while_syslogd_hangs() {
+    let lab = Lab::direct();
+    let _deaf = deaf(&lab.server);
+    let terminal = Terminal::new(&lab.server);
+    let server = Server::new(&lab.server, [1]);
+    let mut child = terminal.start(&server.launch().clone().operands(["/bin/true"]));
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let lines = Lines::follow(terminal.master);
+    lines.wait("started: ");
+    Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
+    // More than its queue holds.
+    for _ in 0..20 {
+        lines.wait_next("authorised clients", || {
+            kill(pid, Signal::SIGHUP).unwrap();
+        });
+    }
+    kill(pid, Signal::SIGUSR1).unwrap();
+    lines.wait("status: 1 clients");
+    lines.wait("jtunneld: client 0001... tun0 ");
+    kill(pid, Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

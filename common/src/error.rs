@@ -5,9 +5,9 @@ use std::fmt;
 use std::io;
 
 /// Exit code for wrong usage, as in the s6 tools.
-pub const EX_USAGE: u8 = 100;
+pub(crate) const EX_USAGE: u8 = 100;
 /// Exit code for a set-up step that failed.
-pub const EX_SYSTEM: u8 = 111;
+pub(crate) const EX_SYSTEM: u8 = 111;
 
 /// What keeps a program from starting.
 #[derive(Debug)]
@@ -67,8 +67,10 @@ impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
 /// The text of an error without the ` (os error N)` that std appends.
 pub fn reason(error: &io::Error) -> String {
     let mut text = error.to_string();
-    if let Some(end) = text.find(" (os error ") {
-        text.truncate(end);
+    if error.raw_os_error().is_some()
+        && let Some(bracket) = text.rfind('(')
+    {
+        text.truncate(bracket.saturating_sub(1));
     }
     text
 }

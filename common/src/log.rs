@@ -4,8 +4,10 @@
 //! absent, full or restarted.
 
 use std::fmt::{self, Arguments};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -20,9 +22,15 @@ static LOG: Mutex<Option<Log>> = Mutex::new(None);
 
 struct Log {
     name: &'static str,
-    stderr: bool,
+    stderr: Option<Stderr>,
     debug: bool,
     syslog: Logger<Backend, Formatter>,
+}
+
+/// Standard error, in the foreground.
+struct Stderr {
+    file: File,
+    terminal: bool,
 }
 
 /// Where a line went.
@@ -38,10 +46,17 @@ pub enum Delivery {
 pub fn init(name: &'static str, stderr: bool, debug: bool) {
     *lock() = Some(Log {
         name,
-        stderr,
+        stderr: stderr.then(Stderr::open).flatten(),
         debug,
         syslog: Logger::new(Backend::default(), Formatter(name)),
     });
+}
+
+/// The set-up failed. Standard error has it already; who starts a program at boot may not see that.
+pub fn error(line: Arguments<'_>) {
+    if let Some(log) = lock().as_mut() {
+        let _ = log.syslog.err(line);
+    }
 }
 
 /// Something is wrong and ought to be looked at.
@@ -68,7 +83,11 @@ pub fn report(line: Arguments<'_>) -> Delivery {
         return Delivery::Done;
     };
     if log.syslog.info(line).is_err() && log.syslog.backend.full {
-        return Delivery::Full;
+        // Who sits at a terminal need not wait for syslogd.
+        if !log.stderr.as_ref().is_some_and(|stderr| stderr.terminal) {
+            return Delivery::Full;
+        }
+        log.syslog.backend.lost += 1;
     }
     log.copy_to_stderr(line);
     Delivery::Done
@@ -99,15 +118,13 @@ fn lock() -> MutexGuard<'static, Option<Log>> {
 impl Log {
     /// A terminal that was stopped, or a pipe that nobody reads, must not stop the tunnel.
     fn copy_to_stderr(&self, line: Arguments<'_>) {
-        if !self.stderr {
+        let Some(stderr) = &self.stderr else {
             return;
-        }
-        let stderr = io::stderr();
-        let mut wait = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        };
+        let mut wait = [PollFd::new(stderr.file.as_fd(), PollFlags::POLLOUT)];
         if poll(&mut wait, PollTimeout::ZERO) == Ok(1) {
-            let _ = stderr
-                .lock()
-                .write_all(format!("{}: {line}\n", self.name).as_bytes());
+            let line = format!("{}: {line}\n", self.name);
+            let _ = (&stderr.file).write_all(line.as_bytes());
         }
     }
 
@@ -119,6 +136,25 @@ impl Log {
                 self.syslog.backend.lost = 0;
             }
         }
+    }
+}
+
+impl Stderr {
+    /// A terminal that has some room, and says so, waits for more if a line is longer. Not to wait
+    /// is a matter of the open file, which is not ours alone: so it is opened once more.
+    fn open() -> Option<Self> {
+        let stderr = io::stderr();
+        let terminal = stderr.is_terminal();
+        let reopened = terminal.then(|| {
+            let mut options = File::options();
+            options
+                .write(true)
+                .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+            options.open("/proc/self/fd/2").ok()
+        });
+        let copy = || stderr.as_fd().try_clone_to_owned().ok().map(File::from);
+        let file = reopened.flatten().or_else(copy)?;
+        Some(Self { file, terminal })
     }
 }
 

@@ -41,6 +41,7 @@ pub fn main<P: Program>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             let mut stderr = std::io::stderr();
             let _ = writeln!(stderr, "{}: {error}", P::NAME);
+            log::error(format_args!("{error}"));
             if matches!(error, Error::Usage(_)) {
                 let _ = write!(stderr, "{}", P::USAGE);
             }
@@ -67,6 +68,9 @@ fn act<P: Program>(action: Action<P::Config>) -> Result<u8> {
 /// Sets up, goes to the background and runs.
 fn run<P: Program>(config: P::Config) -> Result<u8> {
     let common = P::common(&config).clone();
+    // What the caller left open besides the first three may be a lock that it holds, or the end of
+    // a pipe at which somebody waits.
+    sys::close_from(3);
     log::init(P::NAME, common.foreground, common.verbose);
     // Until they are caught: a hook of the network that sends HUP to all there are must not end
     // one that is about to start. What they ask for is done at start anyhow, or not yet there.

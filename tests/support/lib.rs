@@ -5,7 +5,7 @@
 //! ```text
 //! lab (server, router, clients)  ->  host  ->  namespace, stale
 //! tunnel (Server, Client)        ->  launch, clock, config, process  ->  programs, lines, wait, tree
-//! peer, crowd, sniffer, syslog, name_server, relay, traffic, heartbeat, flood  ->  host, wait
+//! peer, crowd, sniffer, syslog, terminal, name_server, relay, traffic, heartbeat, flood  ->  host, wait
 //! ```
 //!
 //! The environment chooses what is tested: `JTUNNEL_BIN` a directory with the two programs instead
@@ -36,6 +36,7 @@ pub mod relay;
 pub mod sniffer;
 mod stale;
 pub mod syslog;
+pub mod terminal;
 pub mod traffic;
 pub mod tree;
 pub mod tunnel;

@@ -113,19 +113,3 @@ pub fn memory(pid: Pid, field: &str) -> u64 {
     let number = line.unwrap().trim_end_matches("kB").trim();
     number.parse().unwrap()
 }
-
-/// The descriptors that what this process starts would have anyway: whoever started the tests left
-/// them open.
-pub fn inheritable() -> Vec<String> {
-    let entries = fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names
-        .filter(|name| {
-            let info = fs::read_to_string(format!("/proc/self/fdinfo/{name}")).unwrap_or_default();
-            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-            let flags = flags.and_then(|f| u32::from_str_radix(f.trim(), 8).ok());
-            // O_CLOEXEC
-            flags.is_some_and(|flags| flags & 0o200_0000 == 0)
-        })
-        .collect()
-}

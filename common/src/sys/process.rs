@@ -1,11 +1,14 @@
 //! Processes that begin and end.
 
+use std::ffi::{c_int, c_long};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use nix::errno::Errno;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, close};
+
+use super::fit;
 
 /// Which of the two processes `fork` returned to.
 pub enum Fork {
@@ -21,6 +24,18 @@ pub fn fork() -> io::Result<Fork> {
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(Fork::Parent(child)),
         nix::unistd::ForkResult::Child => Ok(Fork::Child),
+    }
+}
+
+/// `close_range(2)` from this descriptor to the last one. Linux has it since 5.9; before, those that
+/// select() could name have to do.
+pub(crate) fn close_from(first: c_int) {
+    let (from, to) = (c_long::from(first), c_long::from(c_int::MAX));
+    // SAFETY: nobody owns a descriptor at the start of the program but the first three.
+    if unsafe { libc::syscall(libc::SYS_close_range, from, to, 0 as c_long) } != 0 {
+        for number in first..fit(libc::FD_SETSIZE) {
+            let _ = close(number);
+        }
     }
 }
 

@@ -91,8 +91,11 @@ impl Client {
                 (Payload::Packet, None) => self.received.count.dropped += 1,
                 (Payload::Keepalive(counter), _) => {
                     let answer = packet::answer(self.id, counter);
-                    let server = self.server.as_ref();
-                    server.map(|server| self.socket.send(&answer, server));
+                    if let Some(server) = &self.server
+                        && let Err(error) = self.socket.send(&answer, server)
+                    {
+                        self.trouble.lost(error, server, now);
+                    }
                 }
                 (Payload::Answer(counter), _) => self.keepalive.answered(counter, now),
                 (Payload::Alive | Payload::Other, _) => {}
