@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use support::host::Host;
 use support::lab::{Lab, addresses, cable};
-use support::traffic::{ping_works, tcp_both_ways};
+use support::traffic::{tcp_both_ways, wait_ping};
 use support::tree::example;
 use support::tunnel::{Client, Server};
 use support::wait::{PATIENCE, wait_until};
@@ -34,6 +34,11 @@ struct Sites {
 
 impl Sites {
     fn up(options: &[&str], prog: &[&str]) -> Self {
+        Self::under(&[], options, prog)
+    }
+
+    /// The same with both programs under another command, which changes what PROG finds.
+    fn under(command: &[&str], options: &[&str], prog: &[&str]) -> Self {
         let lab = Lab::behind_nat(1);
         let lan = |router: &Host, network: &str| {
             let host = Host::new("lan");
@@ -50,6 +55,7 @@ impl Sites {
 
         let server = Server::new(&lab.server, []);
         server.config.authorise(WORKSHOP);
+        let server = server.with(|launch| launch.under(command));
         let server = server.start_with(&[example("server-up")]);
         let client = Client::new(lab.client(), 1);
         let before = state(lab.client());
@@ -57,6 +63,7 @@ impl Sites {
         let client = client
             .options(&["-k", "1", "-i", WORKSHOP])
             .options(options)
+            .with(|launch| launch.under(command))
             .start_with(&prog);
         let sites = Self {
             _server: server,
@@ -71,9 +78,7 @@ impl Sites {
     }
 
     fn wait_ping(&self, from: &Host, to: &str) {
-        wait_until(PATIENCE, &format!("a ping of {to}"), || {
-            ping_works(from, ip(to))
-        });
+        wait_ping(from, ip(to));
     }
 
     /// Everything goes through the tunnel, but for the datagrams that carry it.
@@ -110,7 +115,7 @@ fn networks_behind_both_ends() {
     let mut sites = Sites::up(&[], &["client-up"]);
     sites.wait_ping(&sites.office, "10.11.0.2");
     tcp_both_ways(&sites.office, &sites.workshop, ip("10.11.0.2"), 2).join();
-    assert!(ping_works(sites.lab.client(), ip("fd00:99::1")));
+    wait_ping(sites.lab.client(), ip("fd00:99::1"));
     sites.assert_clean_end();
 }
 
@@ -144,6 +149,24 @@ fn a_default_route_by_a_mark() {
     client.ip("route replace default via 2001:db8:1::1");
     sites.wait_ping(&sites.workshop, ELSEWHERE);
     sites.assert_clean_end();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_ip_of_busybox_will_do() {
+    let tools = Host::new("tools");
+    tools.script("ip", "exec busybox ip \"$@\"");
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("PATH={}:{path}", tools.path("").display());
+    for (options, program, mark) in [
+        (&[][..], "client-default-route", ""),
+        (&["-M", "5886"], "client-policy-route", "mark 5886"),
+    ] {
+        let programs = ["stay-and-clean", program];
+        let mut sites = Sites::under(&["env", &path], options, &programs);
+        sites.assert_default_route(mark);
+        sites.assert_clean_end();
+    }
 }
 
 #[test]

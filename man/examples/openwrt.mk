@@ -1,5 +1,6 @@
 # Makefile of a package for OpenWrt's SDK: package/jtunnel/Makefile there. Written after OpenWrt's
 # public documentation and not tried; the scripts of the SDK's packages feed build Rust.
+# Its Rust has to be 1.95 or later.
 #
 #     ./scripts/feeds update packages && ./scripts/feeds install rust
 #     make package/jtunnel/compile
@@ -32,6 +33,7 @@ endef
 
 define Package/jtunnel/conffiles
 /etc/jtunnel/
+/etc/init.d/jtunnel
 endef
 
 define Build/Compile
@@ -40,10 +42,11 @@ define Build/Compile
 endef
 
 define Package/jtunnel/install
-	$(INSTALL_DIR) $(1)/usr/sbin $(1)/etc/init.d
+	$(INSTALL_DIR) $(1)/usr/sbin $(1)/etc/init.d $(1)/usr/share/examples/jtunnel
 	$(INSTALL_BIN) $(PKG_INSTALL_DIR)/bin/jtunneld $(1)/usr/sbin/
 	$(INSTALL_BIN) $(PKG_INSTALL_DIR)/bin/jtunnel-client $(1)/usr/sbin/
 	$(INSTALL_BIN) $(PKG_BUILD_DIR)/man/examples/jtunnel.init $(1)/etc/init.d/jtunnel
+	$(CP) $(PKG_BUILD_DIR)/man/examples/* $(1)/usr/share/examples/jtunnel/
 endef
 
 $(eval $(call BuildPackage,jtunnel))
