@@ -32,7 +32,7 @@ pub struct Authorized {
 
 /// Why a file of a peer's name does not authorise it.
 #[derive(Debug)]
-pub enum Refusal {
+enum Refusal {
     /// Content is reserved for keys.
     HasContent,
     /// A directory, a FIFO, a device.
@@ -213,27 +213,10 @@ impl fmt::Display for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys;
+    use crate::testing::Directory;
 
-    struct Directory(PathBuf);
-
-    impl Directory {
-        fn new() -> Self {
-            let random: [u8; 8] = sys::random().expect("getrandom works");
-            let path = std::env::temp_dir().join(format!("jtunnel-{}", hex::encode(random)));
-            fs::create_dir(&path).expect("a fresh directory");
-            Self(path)
-        }
-
-        fn write(&self, name: &str, content: &[u8]) {
-            fs::write(self.0.join(name), content).expect("a writable directory");
-        }
-    }
-
-    impl Drop for Directory {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    fn write(directory: &Directory, name: &str, content: &[u8]) {
+        fs::write(directory.join(name), content).expect("a writable directory");
     }
 
     const A: &str = "00000000000000aa";
@@ -247,15 +230,15 @@ mod tests {
     fn adding_needs_a_second_removing_a_reload() {
         let (directory, start) = (Directory::new(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
-        directory.write(A, b"");
-        let mut authorized = Authorized::new(directory.0.clone(), start);
+        write(&directory, A, b"");
+        let mut authorized = Authorized::new(directory.to_owned(), start);
         assert!(authorized.replace(at(0)).is_empty());
         assert!(authorized.contains(id(A)) && !authorized.contains(id(B)));
 
-        directory.write(B, b" \n\t");
+        write(&directory, B, b" \n\t");
         authorized.add(at(999));
         assert!(!authorized.contains(id(B)));
-        fs::remove_file(directory.0.join(A)).expect("it is there");
+        fs::remove_file(directory.join(A)).expect("it is there");
         authorized.add(at(1000));
         assert!(authorized.contains(id(B)) && authorized.contains(id(A)));
 
@@ -268,25 +251,25 @@ mod tests {
     fn what_does_not_authorise() {
         let (directory, now) = (Directory::new(), Instant::now());
         let names: Vec<String> = (0..6).map(|n| format!("{n}000000000000000")).collect();
-        directory.write(&names[0], b"a key");
-        directory.write(&names[1], &[b' '; 4097]);
-        fs::create_dir(directory.0.join(&names[2])).expect("a directory in it");
+        write(&directory, &names[0], b"a key");
+        write(&directory, &names[1], &[b' '; 4097]);
+        fs::create_dir(directory.join(&names[2])).expect("a directory in it");
         let mode = nix::sys::stat::Mode::S_IRUSR;
-        nix::unistd::mkfifo(&directory.0.join(&names[3]), mode).expect("a FIFO in it");
-        std::os::unix::fs::symlink("/dev/zero", directory.0.join(&names[4])).expect("a link");
-        let huge = fs::File::create(directory.0.join(&names[5])).expect("a file");
+        nix::unistd::mkfifo(&directory.join(&names[3]), mode).expect("a FIFO in it");
+        std::os::unix::fs::symlink("/dev/zero", directory.join(&names[4])).expect("a link");
+        let huge = fs::File::create(directory.join(&names[5])).expect("a file");
         huge.set_len(1 << 30).expect("a hole of a gigabyte");
-        directory.write("0123456789ABCDEF", b"");
-        directory.write("short", b"");
-        directory.write(".keep", b"");
+        write(&directory, "0123456789ABCDEF", b"");
+        write(&directory, "short", b"");
+        write(&directory, ".keep", b"");
 
-        let mut authorized = Authorized::new(directory.0.clone(), now);
+        let mut authorized = Authorized::new(directory.to_owned(), now);
         let mut findings = authorized.replace(now);
         assert_eq!(authorized.count(), 0);
         findings.sort();
         let too_large = "is larger than 4096 bytes";
         let not_regular = "is not a regular file";
-        let path = directory.0.display();
+        let path = directory.display();
         let expected: Vec<String> = [
             format!("ignored 2 names in {path} that are not 16 lower-case hex digits"),
             format!("refused {path}/0000...: has content, which is reserved for keys"),
@@ -305,10 +288,10 @@ mod tests {
     #[test]
     fn a_directory_that_vanishes_changes_nothing() {
         let (directory, now) = (Directory::new(), Instant::now());
-        directory.write(A, b"");
-        let mut authorized = Authorized::new(directory.0.clone(), now);
+        write(&directory, A, b"");
+        let mut authorized = Authorized::new(directory.to_owned(), now);
         authorized.replace(now);
-        let path = directory.0.display().to_string();
+        let path = directory.display().to_string();
         drop(directory);
         let reason = "No such file or directory";
         assert_eq!(

@@ -60,8 +60,6 @@ impl Sum {
         for _ in 0..3 {
             sum = (sum & 0xffff) + (sum >> 16);
         }
-        // The last carry of 33 bits may be left.
-        sum = (sum & 0xffff) + (sum >> 16);
         let [a, b, ..] = sum.to_le_bytes();
         u16::from_le_bytes([a, b]).to_ne_bytes()
     }

@@ -10,7 +10,7 @@ use crate::headers::{
 use crate::virtio_net::{self, GsoType, VirtioNetHdr};
 
 /// How many packets become one: as many as the kernel cuts one into (UDP_MAX_SEGMENTS).
-pub const MAX_PACKETS: usize = 64;
+pub(crate) const MAX_PACKETS: usize = 64;
 /// 40 bytes of IPv6 and 60 of TCP are the longest headers.
 const MAX_HEADERS: usize = 100;
 /// The largest IP packet, in bytes.
@@ -46,7 +46,7 @@ pub struct Coalescer {
 pub struct Coalesced<'a> {
     /// The virtio-net header.
     pub virtio: [u8; virtio_net::HEADER_LEN],
-    /// The super-packet's own headers; empty for a packet that stayed alone.
+    /// The super-packet's own headers.
     pub headers: &'a [u8],
     /// Where in the receive buffer the rest lies.
     pub parts: &'a [Range<usize>],
@@ -179,22 +179,16 @@ impl Coalescer {
             }
     }
 
-    /// The run as one packet to write, or `None` if there is no run. To be followed by
-    /// [`Coalescer::clear`].
+    /// The run as one packet to write, or `None` if there is none, or one packet only, which stays
+    /// as it is. To be followed by [`Coalescer::clear`].
     pub fn finish(&mut self, buffer: &[u8]) -> Option<Coalesced<'_>> {
-        let first = self.packets.first()?.clone();
-        let (mut virtio, mut len) = (VirtioNetHdr::default(), 0);
-        match self.headers {
-            Some(headers) if self.packets.len() > 1 => {
-                len = headers.payload_at;
-                self.rebuilt[..len].copy_from_slice(&buffer[first][..len]);
-                virtio = self.rebuild(&headers);
-            }
-            _ => {
-                self.parts.clear();
-                self.parts.push(first);
-            }
-        }
+        let [first, _, ..] = &self.packets[..] else {
+            return None;
+        };
+        let headers = self.headers?;
+        let len = headers.payload_at;
+        self.rebuilt[..len].copy_from_slice(&buffer[first.clone()][..len]);
+        let virtio = self.rebuild(&headers);
         Some(Coalesced {
             virtio: virtio.encode(),
             headers: &self.rebuilt[..len],
@@ -232,7 +226,7 @@ impl Coalescer {
     }
 
     /// Whether there is a run that no packet can join any more.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.packets.len() > 1 && !self.open
     }
 
@@ -257,8 +251,7 @@ fn id_goes_on(first: u16, id: u16, n: usize, dont_fragment: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gso::SuperPacket;
-    use crate::testing::{Flow, Random, finish, packet, super_packet};
+    use crate::testing::{Flow, Random, finish, packet, segments, super_packet};
 
     /// What came out: the virtio-net header and the packet behind it.
     type Written = (VirtioNetHdr, Vec<u8>);
@@ -289,29 +282,27 @@ mod tests {
     }
 
     fn take(coalescer: &mut Coalescer, buffer: &[u8]) -> Option<Written> {
-        let whole = coalescer.finish(buffer)?;
-        let header = VirtioNetHdr::decode(&whole.virtio).expect("a known type");
-        let mut packet = whole.headers.to_vec();
-        for part in whole.parts {
-            packet.extend_from_slice(&buffer[part.clone()]);
-        }
+        let written = match coalescer.packets() {
+            [only] => (VirtioNetHdr::default(), buffer[only.clone()].to_vec()),
+            _ => {
+                let whole = coalescer.finish(buffer)?;
+                let header = VirtioNetHdr::decode(&whole.virtio).expect("a known type");
+                let mut packet = whole.headers.to_vec();
+                for part in whole.parts {
+                    packet.extend_from_slice(&buffer[part.clone()]);
+                }
+                (header, packet)
+            }
+        };
         coalescer.clear();
-        Some((header, packet))
+        Some(written)
     }
 
     fn cut(packet: &[u8], header: &VirtioNetHdr) -> Vec<Vec<u8>> {
-        if header.gso == GsoType::None {
-            return vec![packet.to_vec()];
+        match header.gso {
+            GsoType::None => vec![packet.to_vec()],
+            _ => segments(packet, header),
         }
-        let whole = SuperPacket::new(packet, header).expect("a good super-packet");
-        (0..whole.count())
-            .map(|n| {
-                let mut segment = vec![0; whole.header_len()];
-                let payload = whole.segment(packet, n, &mut segment);
-                segment.extend_from_slice(&packet[payload]);
-                segment
-            })
-            .collect()
     }
 
     #[test]

@@ -145,19 +145,7 @@ pub fn complete_checksum(packet: &mut [u8], header: &VirtioNetHdr) -> Result<(),
 mod tests {
     use super::*;
     use crate::headers::{Headers, pseudo_header_for};
-    use crate::testing::{Flow, Random, super_packet};
-
-    fn segments(packet: &[u8], header: &VirtioNetHdr) -> Vec<Vec<u8>> {
-        let whole = SuperPacket::new(packet, header).expect("a good super-packet");
-        (0..whole.count())
-            .map(|n| {
-                let mut segment = vec![0; whole.header_len()];
-                let payload = whole.segment(packet, n, &mut segment);
-                segment.extend_from_slice(&packet[payload]);
-                segment
-            })
-            .collect()
-    }
+    use crate::testing::{Flow, Random, segments, super_packet};
 
     #[test]
     fn lengths_checksums_and_order() {

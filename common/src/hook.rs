@@ -31,7 +31,8 @@ pub struct Hook {
     null: File,
     /// They keep room below PROG's limit: to start it musl makes a pipe there.
     spare: [Option<File>; 2],
-    descriptors: (rlim_t, rlim_t),
+    /// PROG's limit on descriptors.
+    descriptors: rlim_t,
 }
 
 impl Hook {
@@ -60,7 +61,8 @@ impl Hook {
             spare: spare(&null),
             null,
             descriptors: getrlimit(Resource::RLIMIT_NOFILE)
-                .context(|| "read the limit on descriptors".into())?,
+                .context(|| "read the limit on descriptors".into())?
+                .0,
         })
     }
 
@@ -95,7 +97,7 @@ impl Hook {
             let _ = setrlimit(Resource::RLIMIT_NOFILE, soft, hard);
         };
         self.spare = [None, None];
-        limit(self.descriptors.0);
+        limit(self.descriptors);
         let (program, arguments) = (self.program.as_path(), &self.arguments);
         let result = posix_spawn(program, &files, &attributes, arguments, &environment);
         limit(soft);

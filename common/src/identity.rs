@@ -35,7 +35,7 @@ fn load(directory: &Path, peers: &str) -> Result<PeerId> {
 }
 
 /// What is open to other users though identifiers are in it, as content or as names of files.
-pub fn exposure(directory: &Path, peers: &str) -> Option<String> {
+pub(crate) fn exposure(directory: &Path, peers: &str) -> Option<String> {
     let open = |path: &Path, bits| {
         fs::metadata(path).is_ok_and(|status| status.permissions().mode() & bits != 0)
     };
@@ -135,6 +135,7 @@ fn private_directory(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Directory;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).expect("it exists").permissions().mode() & 0o7777
@@ -142,8 +143,8 @@ mod tests {
 
     #[test]
     fn made_once_and_private() {
-        let random: [u8; 8] = sys::random().expect("getrandom works");
-        let directory = std::env::temp_dir().join(format!("jtunnel-{}", hex::encode(random)));
+        let parent = Directory::new();
+        let directory = parent.join("jtunnel");
         let first = load(&directory, "clients").expect("a writable directory");
         let second = load(&directory, "clients").expect("a readable file");
         assert_eq!(first, second);
@@ -163,13 +164,12 @@ mod tests {
                 .to_string()
                 .ends_with("not an identifier of 16 lower-case hex digits")
         );
-        fs::remove_dir_all(&directory).expect("it is ours");
     }
 
     #[test]
     fn what_other_users_can_get_at() {
-        let random: [u8; 8] = sys::random().expect("getrandom works");
-        let directory = std::env::temp_dir().join(format!("jtunnel-{}", hex::encode(random)));
+        let parent = Directory::new();
+        let directory = parent.join("jtunnel");
         load(&directory, "clients").expect("a writable directory");
         let (id, clients) = (directory.join("id"), directory.join("clients"));
         for (modes, found) in [
@@ -193,6 +193,5 @@ mod tests {
                     .starts_with(&start.unwrap_or_default())
             );
         }
-        fs::remove_dir_all(&directory).expect("it is ours");
     }
 }

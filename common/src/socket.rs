@@ -33,6 +33,7 @@ const SEND_BUFFER_LEN: usize = 512 << 10;
 
 /// Flags of every call that is not to wait, which is every send.
 const NOWAIT: c_int = libc::MSG_DONTWAIT;
+
 /// How the socket is to be set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Bind {
@@ -240,7 +241,7 @@ impl Socket {
     }
 
     /// The same of gathered parts.
-    pub fn send_parts(&self, parts: &[IoSlice<'_>], target: &Target) -> nix::Result<()> {
+    pub(crate) fn send_parts(&self, parts: &[IoSlice<'_>], target: &Target) -> nix::Result<()> {
         match self.send_with(parts, target, &target.control) {
             Err(error) if is_congestion(error) => Err(error),
             Err(_) if target.source.is_some() => self.send_with(parts, target, &Control::default()),
@@ -250,7 +251,7 @@ impl Socket {
 
     /// Sends the parts as datagrams of `len` bytes, the last of which may be shorter, in one
     /// call. Not all paths can, see [`Target::takes_segments`].
-    pub fn send_segments(
+    pub(crate) fn send_segments(
         &self,
         parts: &[IoSlice<'_>],
         target: &Target,

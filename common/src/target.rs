@@ -117,18 +117,18 @@ impl Target {
 
     /// Whether datagrams of this length may leave as segments. What was refused is tried again
     /// after a while: paths change.
-    pub fn takes_segments(&self, len: usize) -> bool {
+    pub(crate) fn takes_segments(&self, len: usize) -> bool {
         len <= self.max_segment || self.refused.is_some_and(|at| at.elapsed() >= REFUSED_FOR)
     }
 
     /// Segments of this length have left.
-    pub fn accept_segments(&mut self, len: usize) {
+    pub(crate) fn accept_segments(&mut self, len: usize) {
         self.max_segment = self.max_segment.max(len);
         self.doubted = false;
     }
 
     /// A datagram of its own was lost as well: it is the route that refuses.
-    pub fn trust_segments(&mut self) {
+    pub(crate) fn trust_segments(&mut self) {
         self.doubted = false;
     }
 
@@ -136,7 +136,7 @@ impl Target {
     /// between, it is remembered, so that they go singly. The error is the same for a path whose
     /// MTU is smaller and for a device that can't do it at all: a short segment tells them apart.
     /// Returns whether that is news.
-    pub fn refuse_segments(&mut self, len: usize) -> bool {
+    pub(crate) fn refuse_segments(&mut self, len: usize) -> bool {
         if !std::mem::replace(&mut self.doubted, true) {
             return false;
         }

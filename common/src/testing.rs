@@ -1,9 +1,15 @@
-//! Packets and random numbers for the unit tests of the packet path.
+//! Packets, random numbers and directories for the unit tests.
+
+use std::fs;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
 
 use crate::checksum::Sum;
+use crate::gso::SuperPacket;
 use crate::headers::{
     Ip, Transport, pseudo_header, pseudo_header_for, put_u16, set_length, to_u16,
 };
+use crate::sys;
 use crate::virtio_net::{GsoType, VirtioNetHdr};
 
 /// A kind of flow.
@@ -99,6 +105,45 @@ pub(crate) fn super_packet(flow: Flow, size: u16, payload: &[u8]) -> (Vec<u8>, V
         checksum_offset: to_u16(offset),
     };
     (packet, header)
+}
+
+/// The segments of a super-packet.
+pub(crate) fn segments(packet: &[u8], header: &VirtioNetHdr) -> Vec<Vec<u8>> {
+    let whole = SuperPacket::new(packet, header).expect("a good super-packet");
+    (0..whole.count())
+        .map(|n| {
+            let mut segment = vec![0; whole.header_len()];
+            let payload = whole.segment(packet, n, &mut segment);
+            segment.extend_from_slice(&packet[payload]);
+            segment
+        })
+        .collect()
+}
+
+/// A directory in /tmp, which goes with the value.
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        let random: [u8; 8] = sys::random().expect("getrandom works");
+        let path = std::env::temp_dir().join(format!("jtunnel-{}", hex::encode(random)));
+        fs::create_dir(&path).expect("a fresh directory");
+        Self(path)
+    }
+}
+
+impl Deref for Directory {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 /// A seeded xorshift: the same numbers in each run.

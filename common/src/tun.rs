@@ -139,17 +139,17 @@ impl Tun {
     }
 
     /// Whether those of UDP may be joined too.
-    pub fn takes_udp_super_packets(&self) -> bool {
+    pub(crate) fn takes_udp_super_packets(&self) -> bool {
         self.joins.get() && self.offload == Offload::TcpUdp
     }
 
     /// The kernel has refused one: there will be no more.
-    pub fn refuse_super_packets(&self) {
+    pub(crate) fn refuse_super_packets(&self) {
         self.joins.set(false);
     }
 
     /// Length of what comes before each packet, in bytes.
-    pub fn prefix_len(&self) -> usize {
+    pub(crate) fn prefix_len(&self) -> usize {
         match self.offload {
             Offload::None => 0,
             Offload::Tcp | Offload::TcpUdp => virtio_net::HEADER_LEN,
@@ -180,7 +180,7 @@ impl Tun {
     }
 
     /// Writes a packet without a header.
-    pub fn send_plain(&self, packet: &[u8]) -> std::result::Result<(), Trouble> {
+    pub(crate) fn send_plain(&self, packet: &[u8]) -> std::result::Result<(), Trouble> {
         write(&self.file, packet).map(drop).map_err(trouble)
     }
 

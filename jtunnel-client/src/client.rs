@@ -328,6 +328,7 @@ impl Client {
                 self.on_answer(answer, now);
             } else if self.prog.take_if(|prog| *prog == pid).is_some() {
                 if self.rebuild.is_some() {
+                    // It has cleaned up: the new device waits for its turn only.
                     self.rebuild = self.rebuilds.last();
                 } else if !status.success() {
                     let prog = self.hook.program().display();

@@ -1,4 +1,4 @@
-//! When to send a keepalive, and what its absence of an answer means. Pure.
+//! When to send a keepalive, and what the absence of an answer means. Pure.
 
 use std::time::{Duration, Instant};
 

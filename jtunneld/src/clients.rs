@@ -134,9 +134,9 @@ impl Clients {
     }
 
     /// The client whose PROG is this process.
-    pub(crate) fn by_prog(&mut self, pid: Pid) -> Option<(Slot, &mut Client)> {
-        self.iter()
-            .find(|(_, client)| client.prog == Prog::Running(pid))
+    pub(crate) fn by_prog(&mut self, pid: Pid) -> Option<&mut Client> {
+        let mut clients = self.slots.iter_mut().flatten();
+        clients.find(|client| client.prog == Prog::Running(pid))
     }
 
     pub(crate) fn iter(&mut self) -> impl Iterator<Item = (Slot, &mut Client)> {

@@ -114,7 +114,7 @@ impl Server {
     pub(super) fn reap(&mut self) {
         while let Some((pid, status)) = sys::reap() {
             // Others are helpers that closed devices.
-            let Some((_, client)) = self.clients.by_prog(pid) else {
+            let Some(client) = self.clients.by_prog(pid) else {
                 continue;
             };
             client.prog = Prog::Ended;
