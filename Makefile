@@ -91,7 +91,7 @@ boot-test: static
 	tests/require.sh build boot
 	$(boot) $(GUESTS)
 
-# Big endian: the first time it builds a kernel, which takes a quarter of an hour.
+# Big endian: the first time it builds a kernel, which takes ten minutes.
 boot-test-be:
 	tests/require.sh build static boot boot-be
 	tests/embedded/static.sh -t mips-unknown-linux-musl

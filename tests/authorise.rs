@@ -13,9 +13,9 @@ use support::launch::Launch;
 use support::lines::Lines;
 use support::peer::{Forger, Peer, answer, datagram, keepalive};
 use support::proc;
-use support::traffic::ping_works;
+use support::traffic::{ping_works, wait_ping};
 use support::tunnel::{Client, Server};
-use support::wait::{PATIENCE, wait_until};
+use support::wait::{PATIENCE, report_recovery, wait_until};
 
 #[test]
 #[ignore = "needs root"]
@@ -29,10 +29,7 @@ fn a_new_client_needs_its_file_only() {
     server.config.authorise(&id);
     let since = Instant::now();
     peer.knock(&id, TO, SERVER_ID);
-    println!(
-        "recovery: authorised without a signal: {:.3} s",
-        since.elapsed().as_secs_f64()
-    );
+    report_recovery("authorised without a signal", since.elapsed());
     assert!(since.elapsed() < Duration::from_secs(5));
     server.lines.wait("admitted from");
     server.lines.assert_discreet();
@@ -104,7 +101,7 @@ fn hup_forgets_one_of_three_and_the_others_lose_nothing() {
 
     // The file alone does nothing yet.
     server.config.revoke(&client_id(2));
-    assert!(ping_works(&lab.clients[1], clients[1].inner.server4()));
+    wait_ping(&lab.clients[1], clients[1].inner.server4());
     let admitted = server.lines.matching("admitted from");
     let device = admitted
         .iter()
@@ -253,7 +250,7 @@ fn a_file_that_gets_content_is_refused_at_hup() {
 #[test]
 #[ignore = "needs root"]
 fn a_directory_of_clients_that_is_not_there() {
-    for unreadable in [false, true] {
+    for missing in [false, true] {
         let lab = Lab::direct();
         let server = Server::new(&lab.server, []);
         fs::remove_dir(server.config.peers()).unwrap();
@@ -265,8 +262,8 @@ fn a_directory_of_clients_that_is_not_there() {
         peer.send(&client_id(1), &keepalive(1), TO);
         server.lines.wait("not authorised");
         fs::remove_file(server.config.peers()).unwrap();
-        if unreadable {
-            // For a moment it is missing altogether.
+        if missing {
+            // For a moment, altogether.
             server
                 .lines
                 .wait_next("unable to read ", || server.signal(Signal::SIGHUP));
@@ -347,7 +344,7 @@ fn a_client_accepts_authorised_servers_only() {
     // The last server is removed: at HUP all that arrives is dropped, device and PROG stay.
     let tun = lab.client().tuns();
     client.config.revoke(SERVER_ID);
-    assert!(ping_works(lab.client(), client.inner.server4()));
+    wait_ping(lab.client(), client.inner.server4());
     client.reload();
     assert!(!ping_works(lab.client(), client.inner.server4()));
     client.config.authorise(SERVER_ID);

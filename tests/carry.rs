@@ -8,7 +8,7 @@ use support::host::Host;
 use support::lab::{Lab, SERVER4, SERVER6, addresses};
 use support::peer::{Forger, Peer, answer, datagram, ipv4_packet, keepalive};
 use support::sniffer::{self, Sniffer};
-use support::traffic::{assert_pings, ping, ping_works, tcp_both_ways, udp, udp_datagrams};
+use support::traffic::{assert_pings, ping, tcp_both_ways, udp, udp_datagrams, wait_ping};
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_until};
 
@@ -286,10 +286,7 @@ fn a_black_hole_for_icmp_does_not_stop_large_packets() {
 fn df_is_clear_on_outer_packets() {
     let tunnel = Tunnel::plain(Lab::direct());
     let sniffer = Sniffer::new(&tunnel.lab.server, "eth0");
-    assert!(ping_works(
-        tunnel.lab.client(),
-        tunnel.client.inner.server4()
-    ));
+    wait_ping(tunnel.lab.client(), tunnel.client.inner.server4());
     for (from, to) in [(None, Some(5886)), (Some(5886), None)] {
         let packet = sniffer.wait("an outer packet", |p| {
             p[0] >> 4 == 4

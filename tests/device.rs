@@ -1,21 +1,22 @@
 //! What happens to the tun device while it is in use: down, renamed, deleted.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::collections::BTreeSet;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use support::config::{SERVER_ID, client_id};
+use support::config::{SERVER_ID, client_id, shown};
+use support::crowd::Crowd;
 use support::heartbeat::Heartbeat;
 use support::host::Host;
-use support::lab::{Lab, TO};
+use support::lab::{Lab, SERVER4, TO, server_address};
 use support::lines::Lines;
 use support::peer::{Peer, answer, datagram, keepalive};
 use support::proc;
-use support::traffic::ping_works;
+use support::traffic::{ping_works, wait_ping};
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
-use support::wait::{PATIENCE, wait_until};
+use support::wait::{PATIENCE, report_recovery, wait_until};
 
 /// The processor time of a program and its children.
 fn cpu(pid: Pid) -> Duration {
@@ -46,14 +47,9 @@ fn a_device_that_is_down_loses_packets_and_no_more() {
         let beat = Heartbeat::start(other, down, address);
         beat.wait_beats(10);
         down.ip(&format!("link set {tun} down"));
-        let since = Instant::now();
-        tunnel.client.lines.wait_next("status: device", || {
-            // A keepalive or two pass meanwhile.
-            wait_until(PATIENCE, "two seconds", || {
-                since.elapsed() > Duration::from_secs(2)
-            });
-            tunnel.client.signal(Signal::SIGUSR1);
-        });
+        // A keepalive or two pass meanwhile.
+        sleep(Duration::from_secs(2));
+        tunnel.client.report("status: device");
         down.ip(&format!("link set {tun} up"));
         // An address of IPv4 stays, its route does not.
         let far = [inner.server4(), inner.client4()]
@@ -145,11 +141,7 @@ fn a_deleted_device_is_built_again_under_traffic() {
         let tun = line.split_whitespace().nth(1).unwrap();
         host.ip(&format!("link del {tun}"));
         let time = beat.recovery(Instant::now());
-        println!(
-            "recovery: device deleted on {}: {:.3} s",
-            host.name(),
-            time.as_secs_f64()
-        );
+        report_recovery(format_args!("device deleted on {}", host.name()), time);
         assert!(time < Duration::from_secs(5), "{time:?}");
         lines.wait("is gone");
         wait_until(PATIENCE, "PROG for the new device", || {
@@ -206,6 +198,32 @@ fn a_deleted_device_is_noticed_without_traffic() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_device_deleted_before_the_server_is_known() {
+    let lab = Lab::direct();
+    let _server = Server::new(&lab.server, [1]).start();
+    let prog = lab.client().script("tells", "echo $TUN_DEV_NAME >>$0.runs");
+    let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .options(&["-k", "1"])
+        .start_with(&[prog]);
+    client.lines.wait("unable to resolve ");
+    lab.client().ip("link del tun0");
+    // Its name is another's now.
+    lab.client().ip("tuntap add dev tun0 mode tun");
+    lab.client()
+        .etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+    client.signal(Signal::SIGHUP);
+    client.lines.wait("device tun1 opened");
+    client.lines.wait("answers from");
+    wait_until(PATIENCE, "PROG", || {
+        !lab.client().read("tells.runs").is_empty()
+    });
+    assert_eq!(lab.client().read("tells.runs"), "tun1\n");
+    client.lines.exactly("device tun0 is gone", 1);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn devices_deleted_again_and_again() {
     let tunnel = Tunnel::plain(Lab::direct());
     for round in 0..3 {
@@ -247,7 +265,7 @@ fn what_deletes_each_device_makes_nothing_spin() {
 #[test]
 #[ignore = "needs root"]
 fn devices_with_names_in_use_are_closed_by_a_helper() {
-    const GOING: u16 = 10;
+    const GOING: u16 = 20;
     let lab = Lab::direct();
     let prog = lab.server.script("stays", "trap '' TERM; sleep 100");
     let server = Server::new(&lab.server, 1..=GOING + 1);
@@ -267,19 +285,21 @@ fn devices_with_names_in_use_are_closed_by_a_helper() {
     }
     server.lines.wait_nth("is gone", GOING.into());
     // Each makes nine devices, whose names are in use.
-    while server.lines.count("unable to use ") == 0 {
+    wait_until(PATIENCE, "names in use", || {
         assert!(proc::runs(jtunneld));
         peer.send(&client_id(GOING + 1), &keepalive(1), TO);
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        server.lines.count("unable to use ") > 0
+    });
     let text = lab.server.read("trace");
     let times = text.lines().filter_map(|line| {
         let (_, time) = line.strip_suffix('>')?.rsplit_once('<')?;
         time.parse::<f64>().ok()
     });
-    let (count, time) = times.fold((0, 0.0), |(count, sum), time| (count + 1, sum + time));
-    assert!(count >= 9, "{count}");
-    assert!(time < 0.1, "{count} calls of close took {time} s");
+    let mut times: Vec<f64> = times.collect();
+    times.sort_by(f64::total_cmp);
+    assert!(times.len() >= 9, "{times:?}");
+    // The one that closes a device takes ten or twenty ms.
+    assert!(times[times.len() / 2] < 0.005, "{times:?}");
 }
 
 #[test]
@@ -316,6 +336,7 @@ fn a_name_that_is_cleaned_up_after_keeps_nobody_out() {
         peer.knock(&client_id(number), TO, SERVER_ID);
     }
     let tuns = lab.server.wait_tuns(2);
+    let since = Instant::now();
     for tun in &tuns {
         let runs = lab.server.path(&format!("stays.{tun}"));
         wait_until(PATIENCE, "PROG", || runs.exists());
@@ -326,10 +347,12 @@ fn a_name_that_is_cleaned_up_after_keeps_nobody_out() {
     // What comes for a device that is gone counts as lost.
     peer.send(&client_id(1), &[0x45; 20], TO);
     peer.knock(&client_id(3), TO, SERVER_ID);
-    server.signal(Signal::SIGUSR1);
-    assert!(server.lines.wait(" (deleted) ").ends_with(" dropped 1"));
-    // The two PROGs have 5 seconds.
-    server.lines.exactly("forgotten", 0);
+    // The two PROGs have 5 seconds, of which a busy machine may have taken most.
+    if since.elapsed() < Duration::from_secs(4) {
+        server.signal(Signal::SIGUSR1);
+        assert!(server.lines.wait(" (deleted) ").ends_with(" dropped 1"));
+        server.lines.exactly("forgotten", 0);
+    }
     server.lines.exactly("unable to", 0);
     assert_eq!(lab.server.tuns().len(), 1);
     assert!(!tuns.contains(&lab.server.tuns()[0]));
@@ -386,7 +409,7 @@ fn no_more_descriptors_for_the_next_client() {
         .lines
         .wait_next("forgotten", || process.signal(Signal::SIGHUP));
     peer.knock(&client_id(60), TO, SERVER_ID);
-    assert!(ping_works(lab.client(), client.inner.server4()));
+    wait_ping(lab.client(), client.inner.server4());
 }
 
 #[test]
@@ -419,49 +442,25 @@ fn more_devices_than_select_can_name() {
     let launch = server.launch().clone().operands(["/bin/true"]);
     let process = launch.start_under(&["prlimit", "--nofile=1024:4096"]);
     process.lines.wait("started: ");
-    let peer = Peer::new(lab.client());
-    // As after a restart: all at once, and again every second until there is an answer.
-    let since = Instant::now();
-    let mut waiting: BTreeSet<u16> = (1..=CLIENTS).collect();
-    while !waiting.is_empty() {
-        for &number in &waiting {
-            peer.send(&client_id(number), &keepalive(number.into()), TO);
-        }
-        let end = Instant::now() + Duration::from_secs(1);
-        while let Some(left) = end.checked_duration_since(Instant::now()) {
-            let Some((content, _)) = peer.receive_within(left) else {
-                break;
-            };
-            let counter = u16::from_be_bytes([content[11], content[12]]);
-            assert_eq!(content, datagram(SERVER_ID, &answer(counter.into())));
-            waiting.remove(&counter);
-            if waiting.is_empty() {
-                break;
-            }
-        }
-        assert!(since.elapsed() < PATIENCE, "{} clients wait", waiting.len());
-    }
-    println!(
-        "recovery: {CLIENTS} clients at once have a device: {:.3} s",
-        since.elapsed().as_secs_f64()
+    let time = Crowd::new(lab.client(), 1..=CLIENTS, server_address()).knock();
+    report_recovery(
+        format_args!("{CLIENTS} clients at once have a device"),
+        time,
     );
     let line = process.report("status: ");
     assert!(line.contains("1100 clients"), "{line}");
     let text = lab.server.ip("-o link show type tun");
     assert_eq!(text.lines().count(), CLIENTS.into());
     // The last one carries packets in both directions.
-    let last = process
-        .lines
-        .matching("admitted from")
-        .last()
-        .unwrap()
-        .clone();
+    let admitted = format!("client {} admitted from", shown(&client_id(CLIENTS)));
+    let last = process.lines.wait(&admitted);
     let device = last.rsplit(' ').next().unwrap();
     let (own, other) = (Inner(CLIENTS).server4(), Inner(CLIENTS).client4());
     lab.server
         .ip(&format!("address add {own} peer {other} dev {device}"));
     lab.server.ip(&format!("link set {device} up"));
-    // What the peer has not read yet may leave no room for it.
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(CLIENTS), TO, SERVER_ID);
     wait_until(PATIENCE, "a packet of the last device", || {
         assert!(!ping_works(&lab.server, other), "nobody answers");
         let moment = Duration::from_millis(10);

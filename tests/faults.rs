@@ -18,10 +18,7 @@ use support::proc;
 use support::relay::{Mischief, Relay};
 use support::traffic::{assert_pings, ping, tcp_blocks_both_ways, tcp_both_ways};
 use support::tunnel::{Client, Server, Tunnel, client_prog, server_prog};
-use support::wait::{PATIENCE, wait_until};
-
-/// What a busy machine may take on top of a keepalive interval of a second.
-const SLACK: Duration = Duration::from_millis(1700);
+use support::wait::{PATIENCE, SLACK, report_recovery, wait_until};
 
 /// A client whose path to the server does mischief.
 fn by_relay(mischief: Mischief) -> (Lab, Server, Client, Relay) {
@@ -111,10 +108,7 @@ fn a_name_server_that_is_absent_then_lies_then_is_right() {
     let since = Instant::now();
     client.wait_up();
     let time = since.elapsed();
-    println!(
-        "recovery: the name server is right: {:.3} s",
-        time.as_secs_f64()
-    );
+    report_recovery("the name server is right", time);
     client.lines.exactly("sending to 198.51.100.1:5886", 1);
     // Gone again, and nobody needs it any more.
     drop(name_server);
@@ -171,7 +165,7 @@ fn a_firewall_that_rejects_for_five_seconds() {
         host.nft("delete table inet reload");
     }
     let time = beat.recovery(Instant::now());
-    println!("recovery: EPERM for 5 s: {:.3} s", time.as_secs_f64());
+    report_recovery("EPERM for 5 s", time);
     assert!(time < SLACK, "{time:?}");
     // Neither has been started anew, and each has said it once.
     assert_eq!(proc::twins(tunnel.client.pid()), before);
@@ -237,10 +231,7 @@ fn processes_stopped_for_ten_seconds() {
     let since = Instant::now();
     for (beat, name) in beats.iter().zip(["server", "client", "client's child"]) {
         let time = beat.recovery(since);
-        println!(
-            "recovery: {name} stopped for 10 s: {:.3} s",
-            time.as_secs_f64()
-        );
+        report_recovery(format_args!("{name} stopped for 10 s"), time);
         assert!(time < SLACK, "{name}: {time:?}");
     }
     for tunnel in &tunnels {

@@ -408,8 +408,7 @@ fn super_packets_share_calls_and_become_whole_again() {
     // Of such datagrams 47 make a super-packet, and 45 leave in one call.
     const SIZE: usize = 1392;
     const WHOLE: usize = 47 * SIZE;
-    // One by one they wait in the tun, where there is room for 500.
-    let supers = if offload_by_default() { 20 } else { 10 };
+    const SUPERS: usize = 20;
     let tunnel = Tunnel::plain(Lab::direct());
     let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
     let inner = tunnel.client.inner;
@@ -441,7 +440,7 @@ fn super_packets_share_calls_and_become_whole_again() {
         for pid in [sending, receiving] {
             kill(pid, Signal::SIGSTOP).unwrap();
         }
-        let content = noise.bytes(supers * WHOLE);
+        let content = noise.bytes(SUPERS * WHOLE);
         for whole in content.chunks(WHOLE) {
             assert_eq!(sender.send(whole).unwrap(), WHOLE);
         }
@@ -458,8 +457,8 @@ fn super_packets_share_calls_and_become_whole_again() {
         let whole = std::iter::from_fn(|| written.packet()).filter(|p| p.len() == 28 + WHOLE);
         if offload_by_default() {
             // Two for each otherwise; it takes some turns until either end looks for more.
-            assert!(count < supers * 9 / 5, "{near}: {count} calls");
-            assert!(whole.count() > supers / 4, "{near}");
+            assert!(count < SUPERS * 9 / 5, "{near}: {count} calls");
+            assert!(whole.count() > SUPERS / 4, "{near}");
         }
     }
 }

@@ -14,7 +14,7 @@ use support::process::Process;
 use support::traffic::{ping_works, tcp_both_ways};
 use support::tree::example;
 use support::tunnel::{Client, Server};
-use support::wait::{PATIENCE, wait_until};
+use support::wait::{PATIENCE, report_recovery, wait_until};
 
 /// `dead count 4` with `hello 1`, and a second for the routes to be computed anew.
 const DEAD_INTERVAL: Duration = Duration::from_secs(4);
@@ -218,10 +218,7 @@ fn a_server_is_killed_and_comes_back() {
     let killed = Instant::now();
     net.servers[0].process().kill();
     let time = beat.recovery(Instant::now());
-    println!(
-        "recovery: OSPF, a server killed: {:.3} s",
-        killed.elapsed().as_secs_f64()
-    );
+    report_recovery("OSPF, a server killed", killed.elapsed());
     assert!(time <= DEAD_INTERVAL + Duration::from_secs(1), "{time:?}");
     net.wait_for(1);
     assert!(net.forwarded(1) > second);

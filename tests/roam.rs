@@ -14,20 +14,14 @@ use support::lines::Lines;
 use support::peer::{Peer, answer, datagram, keepalive};
 use support::proc;
 use support::sniffer::{self, Sniffer};
-use support::traffic::ping_works;
+use support::traffic::wait_ping;
 use support::tunnel::{Client, Server, Tunnel};
-use support::wait::{PATIENCE, wait_until};
+use support::wait::{PATIENCE, SLACK, report_recovery, wait_until};
 
 /// The keepalive interval of most tests here.
 const KEEPALIVE: Duration = Duration::from_secs(1);
-/// What a busy machine may take on top; the third keepalive without an answer is later.
-const SLACK: Duration = Duration::from_millis(1700);
 /// At once, on a busy machine: far below the usual keepalive interval of 25 s.
 const SOON: Duration = Duration::from_secs(5);
-
-fn report(what: &str, time: Duration) {
-    println!("recovery: {what}: {:.3} s", time.as_secs_f64());
-}
 
 /// Where the client's datagrams come from, as the server last logged it.
 fn endpoint(lines: &Lines) -> String {
@@ -52,7 +46,7 @@ fn the_clients_address_changes_under_traffic() {
     client.ip("address del 198.51.100.2/24 dev eth0");
     client.ip("address add 198.51.100.3/24 dev eth0");
     let time = beat.recovery(Instant::now());
-    report("new client address under traffic", time);
+    report_recovery("new client address under traffic", time);
     assert!(
         time < SOON,
         "the next packet had to do, not a keepalive: {time:?}"
@@ -72,7 +66,7 @@ fn the_clients_address_changes_while_idle() {
     client.ip("address del 198.51.100.2/24 dev eth0");
     client.ip("address add 198.51.100.3/24 dev eth0");
     let time = beat.recovery(Instant::now());
-    report("new client address, idle client, keepalive 1 s", time);
+    report_recovery("new client address, idle client, keepalive 1 s", time);
     assert!(time < KEEPALIVE + SLACK, "{time:?}");
 }
 
@@ -99,7 +93,7 @@ fn the_clients_address_goes_and_comes_back() {
         lab.client()
             .ip(&format!("address add {device_address} dev eth0"));
         let time = beat.recovery(Instant::now());
-        report(&format!("address {own} back"), time);
+        report_recovery(format_args!("address {own} back"), time);
         assert!(time < SOON, "{time:?}");
     }
 }
@@ -115,7 +109,7 @@ fn the_clients_interface_goes_down_and_up() {
     tunnel.client.lines.wait("unable to send");
     client.ip("link set eth0 up");
     let time = beat.recovery(Instant::now());
-    report("interface up again", time);
+    report_recovery("interface up again", time);
     assert!(time < KEEPALIVE + SLACK, "{time:?}");
 }
 
@@ -139,7 +133,7 @@ fn another_uplink_takes_over() {
     client.ip("route replace default via 192.168.99.1");
     client.ip("link set eth0 down");
     let time = beat.recovery(Instant::now());
-    report("second uplink", time);
+    report_recovery("second uplink", time);
     assert!(time < SOON, "{time:?}");
 }
 
@@ -158,7 +152,7 @@ fn what_is_stuck_in_the_old_uplink_keeps_nobody_from_the_new_one() {
     flood.stop();
     client.ip("route replace default via 192.168.99.1");
     let time = beat.recovery(Instant::now());
-    report("an uplink that has stalled", time);
+    report_recovery("an uplink that has stalled", time);
     // Three keepalives, for which there was no room.
     assert!(time < 4 * KEEPALIVE + SOON, "{time:?}");
 }
@@ -180,7 +174,7 @@ fn the_nat_forgets_and_maps_anew() {
         .nat("meta l4proto udp snat to 198.51.100.3:50000-50099");
     tunnel.lab.forget_mappings();
     let time = beat.recovery(Instant::now());
-    report("NAT rebound, idle client, keepalive 1 s", time);
+    report_recovery("NAT rebound, idle client, keepalive 1 s", time);
     assert!(time < KEEPALIVE + SLACK, "{time:?}");
     tunnel.server.lines.wait("moved from 198.51.100.2:400");
     assert!(endpoint(&tunnel.server.lines).starts_with("198.51.100.3:500"));
@@ -205,10 +199,7 @@ fn keepalives_hold_a_mapping_of_two_seconds() {
             sniffer::udp(packet).is_some_and(|(_, to, payload)| to == 5886 && payload.len() == 13)
         });
     }
-    assert!(ping_works(
-        &tunnel.lab.server,
-        tunnel.client.inner.client4()
-    ));
+    wait_ping(&tunnel.lab.server, tunnel.client.inner.client4());
     tunnel.server.lines.exactly("moved from", 0);
 }
 
@@ -237,7 +228,7 @@ fn a_stale_mapping_is_left_for_a_new_source_port() {
         .ip("route replace default via 198.51.100.3");
     tunnel.lab.server.ip("neigh flush dev eth0");
     let time = beat.recovery(Instant::now());
-    report(
+    report_recovery(
         "stale NAT mapping, three keepalives of 1 s unanswered",
         time,
     );
@@ -378,8 +369,8 @@ fn the_servers_name_moves() {
     server_host.ip("address del 198.51.100.1/24 dev eth0");
     let since = Instant::now();
     let (up, down) = (up.recovery(since), down.recovery(since));
-    report("server's name moved, from the client", up);
-    report("server's name moved, from the server", down);
+    report_recovery("server's name moved, from the client", up);
+    report_recovery("server's name moved, from the server", down);
     assert!(up.max(down) < KEEPALIVE * 5 + SLACK, "{up:?} {down:?}");
     client.lines.wait("sending to 198.51.100.9:5886");
     assert_eq!(client_host.tuns(), tun, "the device stays");
@@ -416,7 +407,7 @@ fn the_servers_name_moves_from_an_address_without_a_way() {
     name(SERVER4);
     let since = Instant::now();
     client.lines.wait("sending to 198.51.100.1:5886");
-    report(
+    report_recovery(
         "server's name moved, no way to the old address",
         since.elapsed(),
     );
@@ -438,7 +429,7 @@ fn all_addresses_of_a_name_are_tried() {
         .options(&["-k", "1"])
         .start();
     client.wait_up();
-    report(
+    report_recovery(
         "the working one of three addresses found",
         started.elapsed(),
     );
@@ -564,7 +555,7 @@ fn hup_resolves_again_at_once() {
     client
         .lines
         .wait("server tunnel.example resolved to 198.51.100.9:5886");
-    assert!(ping_works(lab.client(), client.inner.server4()));
+    wait_ping(lab.client(), client.inner.server4());
     server.lines.exactly("admitted", 1);
 }
 
@@ -641,7 +632,7 @@ fn a_route_that_is_missing_at_boot() {
     lab.client().ip("route add default via 192.168.1.1");
     let since = Instant::now();
     client.wait_up();
-    report("route added after start", since.elapsed());
+    report_recovery("route added after start", since.elapsed());
     client.lines.wait("answers from");
 }
 

@@ -38,6 +38,7 @@ fetch() (
         dpkg-deb -x "$package" .
     done
     rm -- *.deb
+    depmod -b . "$(ls lib/modules)"
     # Where its own package would have put it.
     ln -s boot/vmlinu[xz]-* kernel
     ln -s bin/busybox busybox
@@ -73,7 +74,6 @@ chmod 755 "$initramfs/init"
 : >"$initramfs/lib/modules/order"
 if [ -n "$kernel" ]; then
     release=$(ls "$unpacked/lib/modules")
-    [ -e "$unpacked/lib/modules/$release/modules.dep.bin" ] || depmod -b "$unpacked" "$release"
     modules=
     for module in $network tun; do
         modules="$modules
@@ -89,4 +89,6 @@ $(modprobe -d "$unpacked" -S "$release" --show-depends "$module")"
     done
 fi
 
-(cd "$initramfs" && find . | cpio -o -H newc 2>/dev/null | gzip -9) >"$directory/initramfs"
+(cd "$initramfs" && find . | cpio --quiet -o -H newc) >"$directory/cpio"
+gzip -9 <"$directory/cpio" >"$directory/initramfs"
+rm "$directory/cpio"

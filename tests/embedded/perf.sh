@@ -7,5 +7,6 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/tests/embedded/common.sh"
 
-"$(zig_tools)/bin/python-zig" cc -target aarch64-linux-musl -static -s -O2 -Wall -Wextra -Werror \
+tools=$(zig_tools)
+"$tools/bin/python-zig" cc -target aarch64-linux-musl -static -s -O2 -Wall -Wextra -Werror \
     -o "$1" "$root/tests/embedded/perf.c"

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::host::Host;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, wait_until};
 
 /// What ping(8) counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,14 @@ pub struct Ping {
 /// Whether one ping is answered within a moment.
 pub fn ping_works(host: &Host, to: IpAddr) -> bool {
     ping(host, to, 1, &["-W", "0.3"]).received == 1
+}
+
+/// Pings until there is an answer.
+#[track_caller]
+pub fn wait_ping(host: &Host, to: IpAddr) {
+    wait_until(PATIENCE, &format!("a ping of {to}"), || {
+        ping_works(host, to)
+    });
 }
 
 /// Pings, 10 ms apart, with more options.
