@@ -289,37 +289,36 @@ fn a_shortage_at_hup_forgets_nobody() {
         let lab = Lab::direct();
         let server = Server::new(&lab.server, [1, 2]);
         let file = server.config.peers().join(client_id(1));
-        let launch = server.launch().clone().operands(["/bin/true"]);
         // The file is opened at the start and at HUP.
         let inject = format!("inject=?open,openat:error={error}:when=2");
-        let trace = [
-            "strace",
-            "-o",
-            "trace",
+        let filter = [
+            "-P",
+            file.to_str().unwrap(),
             "-e",
             "trace=?open,openat",
             "-e",
             &inject,
         ];
-        let path = ["-P", file.to_str().unwrap()];
-        let traced = launch.start_under(&[&trace[..], &path].concat());
-        traced.lines.wait("started: ");
-        let pid = proc::children(traced.pid())[0];
+        let under = [&["strace", "-o", "trace"], &filter[..]].concat();
+        let server = server
+            .with(|launch| launch.under(&under))
+            .start_with(&["/bin/true"]);
+        let pid = proc::children(server.pid())[0];
         let peer = Peer::new(lab.client());
         for number in [1, 2] {
             peer.knock(&client_id(number), TO, SERVER_ID);
         }
         server.config.revoke(&client_id(2));
         kill(pid, Signal::SIGHUP).unwrap();
-        let line = traced.lines.wait("unable to read ");
+        let line = server.lines.wait("unable to read ");
         assert!(line.contains("/clients: "), "{line}");
         kill(pid, Signal::SIGUSR1).unwrap();
-        traced.lines.wait("status: 2 clients, 2 authorised");
+        server.lines.wait("status: 2 clients, 2 authorised");
         // And the next one finds all.
         kill(pid, Signal::SIGHUP).unwrap();
-        let line = traced.lines.wait("forgotten");
+        let line = server.lines.wait("forgotten");
         assert!(line.contains(&shown(&client_id(2))), "{line}");
-        traced.lines.exactly("refused", 0);
+        server.lines.exactly("refused", 0);
     }
 }
 

@@ -595,7 +595,8 @@ fn nobody_else_may_write_the_pid_file() {
     let server = with_id(&host, "jtunneld")
         .options(["-P", "pid"])
         .operands(["/bin/true"])
-        .start_under(&UMASK_0);
+        .under(&UMASK_0)
+        .start();
     server.lines.wait("started: ");
     let mode = fs::metadata(host.path("pid")).unwrap().permissions().mode();
     assert_eq!(mode & 0o7777, 0o644);

@@ -268,10 +268,10 @@ fn devices_with_names_in_use_are_closed_by_a_helper() {
     const GOING: u16 = 20;
     let lab = Lab::direct();
     let prog = lab.server.script("stays", "trap '' TERM; sleep 100");
-    let server = Server::new(&lab.server, 1..=GOING + 1);
-    let launch = server.launch().clone().operands([prog]);
     let trace = ["strace", "-o", "trace", "-T", "-e", "trace=close"];
-    let server = launch.start_under(&trace);
+    let server = Server::new(&lab.server, 1..=GOING + 1)
+        .with(|launch| launch.under(&trace))
+        .start_with(&[prog]);
     let peer = Peer::new(lab.client());
     for number in 1..=GOING {
         peer.knock(&client_id(number), TO, SERVER_ID);
@@ -384,11 +384,9 @@ fn no_device_file_for_the_next_client() {
 #[ignore = "needs root"]
 fn no_more_descriptors_for_the_next_client() {
     let lab = Lab::direct();
-    let server = Server::new(&lab.server, 1..=60);
-    let prog = server_prog(&lab.server, "up", "");
-    let launch = server.launch().clone().operands([prog]);
-    let process = launch.start_under(&["prlimit", "--nofile=40:40"]);
-    process.lines.wait("started: ");
+    let server = Server::new(&lab.server, 1..=60)
+        .with(|launch| launch.under(&["prlimit", "--nofile=40:40"]))
+        .start();
     let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
     client.wait_up();
     let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
@@ -396,18 +394,18 @@ fn no_more_descriptors_for_the_next_client() {
     for number in 2..=60 {
         peer.send(&client_id(number), &keepalive(0), TO);
     }
-    let line = process.lines.wait("unable to create a tun device");
+    let line = server.lines.wait("unable to create a tun device");
     assert!(line.contains("client 00"), "{line}");
     beat.wait_beats(30);
     assert_eq!(beat.tally().lost, 0, "no harm to the others");
     let tuns = lab.server.tuns().len();
     assert!((10..40).contains(&tuns), "{tuns} devices");
-    assert!(process.lines.count("unable to create a tun device") <= 2);
+    assert!(server.lines.count("unable to create a tun device") <= 2);
     // One leaves, another may come.
     server.config.revoke(&client_id(2));
-    process
+    server
         .lines
-        .wait_next("forgotten", || process.signal(Signal::SIGHUP));
+        .wait_next("forgotten", || server.signal(Signal::SIGHUP));
     peer.knock(&client_id(60), TO, SERVER_ID);
     wait_ping(lab.client(), client.inner.server4());
 }
@@ -416,11 +414,10 @@ fn no_more_descriptors_for_the_next_client() {
 #[ignore = "needs root"]
 fn more_devices_than_prog_may_have_descriptors() {
     let lab = Lab::direct();
-    let server = Server::new(&lab.server, 1..=60);
     let prog = lab.server.script("counts", "ulimit -n >>$0.runs");
-    let launch = server.launch().clone().operands([&prog]);
-    let process = launch.start_under(&["prlimit", "--nofile=40:4096"]);
-    process.lines.wait("started: ");
+    let server = Server::new(&lab.server, 1..=60)
+        .with(|launch| launch.under(&["prlimit", "--nofile=40:4096"]))
+        .start_with(&[prog]);
     let peer = Peer::new(lab.client());
     for number in 1..=60 {
         peer.knock(&client_id(number), TO, SERVER_ID);
@@ -429,7 +426,7 @@ fn more_devices_than_prog_may_have_descriptors() {
         let runs = std::fs::read_to_string(lab.server.path("counts.runs"));
         runs.is_ok_and(|runs| runs == "40\n".repeat(60))
     });
-    process.lines.exactly("unable to", 0);
+    server.lines.exactly("unable to", 0);
 }
 
 #[test]
@@ -438,22 +435,21 @@ fn more_devices_than_select_can_name() {
     // Descriptors beyond 1024 need a limit that allows them.
     const CLIENTS: u16 = 1100;
     let lab = Lab::direct();
-    let server = Server::new(&lab.server, 1..=CLIENTS);
-    let launch = server.launch().clone().operands(["/bin/true"]);
-    let process = launch.start_under(&["prlimit", "--nofile=1024:4096"]);
-    process.lines.wait("started: ");
+    let server = Server::new(&lab.server, 1..=CLIENTS)
+        .with(|launch| launch.under(&["prlimit", "--nofile=1024:4096"]))
+        .start_with(&["/bin/true"]);
     let time = Crowd::new(lab.client(), 1..=CLIENTS, server_address()).knock();
     report_recovery(
         format_args!("{CLIENTS} clients at once have a device"),
         time,
     );
-    let line = process.report("status: ");
+    let line = server.report("status: ");
     assert!(line.contains("1100 clients"), "{line}");
     let text = lab.server.ip("-o link show type tun");
     assert_eq!(text.lines().count(), CLIENTS.into());
     // The last one carries packets in both directions.
     let admitted = format!("client {} admitted from", shown(&client_id(CLIENTS)));
-    let last = process.lines.wait(&admitted);
+    let last = server.lines.wait(&admitted);
     let device = last.rsplit(' ').next().unwrap();
     let (own, other) = (Inner(CLIENTS).server4(), Inner(CLIENTS).client4());
     lab.server
@@ -475,10 +471,10 @@ fn more_devices_than_select_can_name() {
     std::fs::write(lab.server.path("batch"), lines).unwrap();
     lab.server.sh("ip -batch batch");
     lab.server.ip("link del group 7");
-    process.lines.wait_nth("forgotten", CLIENTS.into());
+    server.lines.wait_nth("forgotten", CLIENTS.into());
     let since = Instant::now();
-    process.signal(Signal::SIGTERM);
-    wait_until(PATIENCE, "the end", || !process.runs());
+    server.signal(Signal::SIGTERM);
+    wait_until(PATIENCE, "the end", || !server.runs());
     assert!(
         since.elapsed() < Duration::from_secs(5),
         "{:?}",

@@ -253,18 +253,17 @@ fn the_clock_is_set_back_and_forward() {
     let year = |host: &Host| host.read("year").trim().to_owned();
     let note = "date +%Y >$TUN_DEV_NAME.year\nmv $TUN_DEV_NAME.year year";
 
-    let server = Server::new(&lab.server, [1]);
-    let prog = server_prog(&lab.server, "up", note);
-    let server = server.launch().clone().operands([prog]).start_under(&under);
-    server.lines.wait("started: ");
-    let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
-    let (inner, prog) = (client.inner, client_prog(lab.client(), "up", 1, note));
-    let launch = client.launch().clone().operands([SERVER4, "5886"]);
-    let client = launch.operands([prog]).start_under(&under);
+    let server = Server::new(&lab.server, [1])
+        .with(|launch| launch.under(&under))
+        .start_with(&[server_prog(&lab.server, "up", note)]);
+    let client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .with(|launch| launch.under(&under))
+        .start_with(&[client_prog(lab.client(), "up", 1, note)]);
     for host in [&lab.server, lab.client()] {
         wait_until(PATIENCE, "the year of PROG", || year(host) == "2001");
     }
-    let beat = Heartbeat::start(lab.client(), &lab.server, inner.server4());
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
     beat.wait_beats(50);
     for date in [
         "2000-01-01 00:00:00",

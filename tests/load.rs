@@ -2,7 +2,6 @@
 //! their neighbours, so they are in a file of their own and run one by one.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::fs;
 use std::net::SocketAddrV4;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -187,22 +186,13 @@ fn a_flood_of_unknown_identifiers_keeps_nobody_out() {
 fn a_flood_costs_one_look_at_the_directory_a_second() {
     let _alone = alone();
     let lab = Lab::direct();
-    let server = Server::new(&lab.server, []);
-    let trace = lab.server.path("trace");
-    let command = [
-        "strace",
-        "-f",
-        "-e",
-        "trace=?open,openat",
-        "-o",
-        trace.to_str().unwrap(),
-    ];
-    let launch = server.launch().clone().operands(["/bin/true"]);
-    let process = launch.start_under(&command);
-    process.lines.wait("started: ");
+    let trace = ["strace", "-f", "-e", "trace=?open,openat", "-o", "trace"];
+    let server = Server::new(&lab.server, [])
+        .with(|launch| launch.under(&trace))
+        .start_with(&["/bin/true"]);
     let looks = || {
         let directory = server.config.peers();
-        let text = fs::read_to_string(&trace).unwrap_or_default();
+        let text = lab.server.read("trace");
         text.matches(directory.to_str().unwrap()).count()
     };
     let before = looks();

@@ -26,7 +26,7 @@ use support::process::Process;
 use support::programs::offload_by_default;
 use support::sniffer::{self, Sniffer};
 use support::traffic::{Noise, tcp_both_ways, udp, udp_datagrams};
-use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
+use support::tunnel::{Client, Inner, Server, Tunnel};
 use support::wait::{PATIENCE, wait_until};
 use support::worker::Worker;
 
@@ -130,43 +130,20 @@ fn a_path_that_refuses_pairs() {
 #[ignore = "needs root"]
 fn a_packet_that_the_kernel_can_not_describe() {
     let lab = Lab::direct();
-    let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
-    let server = Server::new(&lab.server, [1]);
-    let progs = [
-        server_prog(&lab.server, "up", ""),
-        client_prog(lab.client(), "up", 1, ""),
-    ];
-    let launches = [
-        server.launch().clone().operands([&progs[0]]),
-        client
-            .launch()
-            .clone()
-            .operands([SERVER4, "5886"])
-            .operands([&progs[1]]),
-    ];
-    let hosts = [&lab.server, lab.client()];
-    let processes = [0, 1].map(|end| {
-        let file = hosts[end].path("trace");
-        let trace = [
-            "strace",
-            "-f",
-            "-o",
-            file.to_str().unwrap(),
-            "-P",
-            "/dev/net/tun",
-        ];
-        let inject = [
-            "-e",
-            "trace=read",
-            "-e",
-            "inject=read:error=EINVAL:when=10+10",
-        ];
-        launches[end].start_under(&[&trace[..], &inject].concat())
-    });
-    wait_up(lab.client(), client.inner);
+    let trace = ["strace", "-f", "-o", "trace", "-P", "/dev/net/tun"];
+    let (read, inject) = ("trace=read", "inject=read:error=EINVAL:when=10+10");
+    let under = [&trace[..], &["-e", read, "-e", inject]].concat();
+    let server = Server::new(&lab.server, [1])
+        .with(|launch| launch.under(&under))
+        .start();
+    let client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .with(|launch| launch.under(&under))
+        .start();
+    client.wait_up();
     let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
     beat.wait_beats(100);
-    for (process, host) in processes.iter().zip(hosts) {
+    for (process, host) in [(&*server, &lab.server), (&*client, lab.client())] {
         assert!(host.read("trace").matches("INJECTED").count() > 3);
         for line in ["is gone", "the sender", "starting it again"] {
             process.lines.exactly(line, 0);
@@ -175,28 +152,24 @@ fn a_packet_that_the_kernel_can_not_describe() {
     assert_eq!(beat.tally().lost, 0);
 }
 
-/// Starts a program of which a system call fails; strace(1) writes down all calls of that name.
-fn start_failing(host: &Host, launch: &Launch, injection: &str) -> Process {
+/// Lets a system call of a program fail; strace(1) writes down all calls of that name.
+fn failing(launch: Launch, injection: &str) -> Launch {
     let call = injection.split(':').next().unwrap();
     let (trace, inject) = (format!("trace={call}"), format!("inject={injection}"));
-    let file = host.path("trace");
-    let mut words = vec!["strace", "-o", file.to_str().unwrap()];
-    words.extend(["-e", &trace, "-e", &inject]);
+    let mut words = vec!["strace", "-o", "trace", "-e", &trace, "-e", &inject];
     // Calls are counted in each process by itself. Those of the set-up are the first process's,
     // and PROG's own must work; the sender is a child.
     if !is_set_up(injection) {
         words.extend(["-f", "--seccomp-bpf"]);
     }
-    let process = launch.start_under(&words);
-    process.lines.wait("started: ");
-    process
+    launch.under(&words)
 }
 
-/// For each device: 5 calls if the first fails, 6 if the second does, and one more for the log. The
-/// server's first device is a trial.
-const NO_HEADER: &str = "ioctl:error=EINVAL:when=1+6";
+/// One call for standard error. Then for each device 5 if the first fails, 6 if the second does, and
+/// one more for the log. The server's first device is a trial.
+const NO_HEADER: &str = "ioctl:error=EINVAL:when=2+6";
 /// Below Linux 6.2: the second call for a device is TUNSETOFFLOAD.
-const NO_USO: &str = "ioctl:error=EINVAL:when=2+7";
+const NO_USO: &str = "ioctl:error=EINVAL:when=3+7";
 /// Below Linux 4.18: the first option that is set is UDP_SEGMENT.
 const NO_UDP_SEGMENT: &str = "setsockopt:error=ENOPROTOOPT:when=1";
 /// A device that can't do segments: many at once, then one, then the rest at once.
@@ -257,12 +230,6 @@ fn check(refusal: &str, process: &Process, host: &Host, sniffer: &Sniffer) {
     }
 }
 
-fn wait_up(host: &Host, inner: Inner) {
-    wait_until(PATIENCE, "a ping", || {
-        support::traffic::ping_works(host, inner.server4())
-    });
-}
-
 #[test]
 #[ignore = "needs root"]
 fn a_client_whose_kernel_refuses() {
@@ -276,15 +243,17 @@ fn a_client_whose_kernel_refuses() {
         } else {
             "1"
         };
-        let client = Client::new(host, 1).options(&["-k", keepalive]);
-        let (inner, prog) = (client.inner, client_prog(host, "up", 1, ""));
-        let launch = client.launch().clone();
-        let launch = launch.operands(["198.51.100.1", "5886"]).operands([prog]);
         let sniffer = Sniffer::leaving(host, "eth0");
-        let process = start_failing(host, &launch, refusal);
-        wait_up(host, inner);
-        transfers(&lab, inner, 2);
-        check(refusal, &process, host, &sniffer);
+        // It has one device, whose name it asks for later.
+        let first = refusal.split_once('+').filter(|_| is_set_up(refusal));
+        let injection = first.map_or(refusal, |(first, _)| first);
+        let client = Client::new(host, 1)
+            .options(&["-k", keepalive])
+            .with(|launch| failing(launch, injection))
+            .start();
+        client.wait_up();
+        transfers(&lab, client.inner, 2);
+        check(refusal, &client, host, &sniffer);
         if NO_NOWAIT.contains(&refusal) {
             let asked = host.read("trace").matches("preadv2(").count();
             assert_eq!(asked, offload_by_default().into(), "{refusal}");
@@ -297,15 +266,14 @@ fn a_client_whose_kernel_refuses() {
 fn a_server_whose_kernel_refuses() {
     for refusal in refusals() {
         let lab = Lab::direct();
-        let prog = server_prog(&lab.server, "up", "");
-        let server = Server::new(&lab.server, [1]);
-        let launch = server.launch().clone().operands([prog]);
         let sniffer = Sniffer::leaving(&lab.server, "eth0");
-        let process = start_failing(&lab.server, &launch, refusal);
+        let server = Server::new(&lab.server, [1])
+            .with(|launch| failing(launch, refusal))
+            .start();
         let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
         client.wait_up();
         transfers(&lab, client.inner, 2);
-        check(refusal, &process, &lab.server, &sniffer);
+        check(refusal, &server, &lab.server, &sniffer);
     }
 }
 

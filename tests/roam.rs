@@ -447,9 +447,6 @@ fn a_full_buffer_is_no_reason_for_another_address() {
     let names = format!("198.51.100.3 tunnel.example\n{SERVER4} tunnel.example\n");
     lab.client().etc("hosts", &names);
     let _server = Server::new(&lab.server, [1]).start();
-    let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
-    let launch = client.launch().clone();
-    let launch = launch.operands(["tunnel.example", "5886", "/bin/true"]);
     // The third keepalive; the sender is another process.
     let full = [
         "-e",
@@ -457,7 +454,12 @@ fn a_full_buffer_is_no_reason_for_another_address() {
         "-e",
         "inject=sendto:error=EAGAIN:when=3",
     ];
-    let client = launch.start_under(&[&["strace", "-o", "trace"], &full[..]].concat());
+    let under = [&["strace", "-o", "trace"], &full[..]].concat();
+    let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .options(&["-k", "1"])
+        .with(|launch| launch.under(&under))
+        .start_with(&["/bin/true"]);
     client.lines.wait("answers from 198.51.100.3:5886");
     wait_until(PATIENCE, "the keepalive after", || {
         let calls = lab.client().read("trace");
@@ -491,14 +493,13 @@ fn a_name_of_the_other_family_is_asked_for_now_and_then() {
     let lab = Lab::direct();
     let names = format!("{SERVER6} tunnel.example\n");
     lab.client().etc("hosts", &names);
-    let client = Client::new(lab.client(), 1)
-        .to("tunnel.example")
-        .options(&["-b", SERVER4]);
-    let launch = client.launch().clone();
-    let launch = launch.operands(["tunnel.example", "5886", "/bin/true"]);
     let trace = ["strace", "-f", "-o", "trace", "-e", "trace=exit_group"];
     let since = Instant::now();
-    let client = launch.start_under(&trace);
+    let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .options(&["-b", SERVER4])
+        .with(|launch| launch.under(&trace))
+        .start_with(&["/bin/true"]);
     client.lines.wait("no address that the socket can send to");
     // At once, and after 1, 2 and 4 seconds.
     let asked = || lab.client().read("trace").matches("exited with 0").count();

@@ -178,17 +178,17 @@ fn both(lab: &Lab) -> [(Launch, &'static str); 2] {
     })
 }
 
-/// Starts a program under strace(1), and returns in the midst of its set-up: the first device takes
-/// its time.
+/// Starts a program under strace(1), and returns in the midst of its set-up: the first device, which
+/// comes after a look at standard error, takes its time.
 fn start_slowly(launch: &Launch, name: &str) -> (Process, Pid) {
     let slow = [
         "-e",
         "trace=ioctl",
         "-e",
-        "inject=ioctl:delay_enter=500000:when=1",
+        "inject=ioctl:delay_enter=500000:when=2",
     ];
     let under = [&["strace", "-o", "/dev/null"], &slow[..]].concat();
-    let process = launch.start_under(&under);
+    let process = launch.clone().under(&under).start();
     let pid = wait_for(PATIENCE, "the set-up", || {
         let pid = *proc::children(process.pid()).first()?;
         let mut fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten();

@@ -287,12 +287,9 @@ fn a_reader_that_goes_away_ends_nothing() {
         .launch()
         .clone()
         .options(["-P".as_ref(), pid_file.as_os_str()]);
-    let piped = launch.operands(["/bin/true"]).start_under(&[
-        "sh",
-        "-c",
-        "exec 3>&1; { \"$@\"; echo status $? >&3; } 2>&1 | true",
-        "sh",
-    ]);
+    let pipe = "exec 3>&1; { \"$@\"; echo status $? >&3; } 2>&1 | true";
+    let launch = launch.under(&["sh", "-c", pipe, "sh"]);
+    let piped = launch.operands(["/bin/true"]).start();
     let pid = wait_for(PATIENCE, "the pid file", || {
         fs::read_to_string(&pid_file).ok()?.trim().parse().ok()
     });
@@ -365,21 +362,20 @@ fn each_reason_for_a_lost_packet_has_a_line() {
         let filter = ["--seccomp-bpf", "-e", trace, "-e", &inject];
         let under = [&["strace", "-f", "-o", "/dev/null"], &filter[..]].concat();
         let lab = Lab::direct();
-        let server = Server::new(&lab.server, [1]);
-        let prog = server_prog(&lab.server, "up", "");
-        let server = server.launch().clone().operands([prog]).start_under(&under);
-        server.lines.wait("started: ");
+        let server = Server::new(&lab.server, [1])
+            .with(|launch| launch.under(&under))
+            .start();
         // Without keepalives all that is sent is packets.
-        let client = Client::new(lab.client(), 1).options(&["-k", "0"]);
-        let (inner, prog) = (client.inner, client_prog(lab.client(), "up", 1, ""));
-        let launch = client.launch().clone().operands([SERVER4, "5886"]);
-        let client = launch.operands([prog]).start_under(&under);
+        let client = Client::new(lab.client(), 1)
+            .options(&["-k", "0"])
+            .with(|launch| launch.under(&under))
+            .start();
         let lines = |process: &Process| process.lines.count("unable to send to ");
         wait_until(PATIENCE, &format!("all of {errno}"), || {
-            let result = ping(lab.client(), inner.server4(), 40, &["-W", "0.3"]);
+            let result = ping(lab.client(), client.inner.server4(), 40, &["-W", "0.3"]);
             result.received == 40 && lab.server.tuns().len() == 1
         });
-        for process in [&server, &client] {
+        for process in [&*server, &*client] {
             let line = format!(": {}", reason(&errno.into()));
             match errno {
                 // The socket's buffer is full: a busy link.

@@ -64,8 +64,8 @@ impl Launch {
 
     /// Puts another command in front of it, such as env(1) or strace(1).
     #[must_use]
-    pub fn under(mut self, words: &[&str]) -> Self {
-        self.under = words.iter().map(OsString::from).collect();
+    pub fn under(mut self, words: &[impl AsRef<OsStr>]) -> Self {
+        self.under = words.iter().map(|w| w.as_ref().to_owned()).collect();
         self
     }
 
@@ -122,10 +122,5 @@ impl Launch {
     pub fn start(&self) -> Process {
         let foreground = self.clone().options(["-f"]);
         Process::spawn(&self.host, foreground.command())
-    }
-
-    /// Starts it in the foreground under another command.
-    pub fn start_under(&self, words: &[&str]) -> Process {
-        self.clone().under(words).start()
     }
 }
