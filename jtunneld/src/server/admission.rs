@@ -117,19 +117,22 @@ impl Server {
     /// Starts the PROG whose turn it is.
     pub(super) fn start_next(&mut self, now: Instant) {
         self.next_start = now + START_INTERVAL;
-        let slot = self.starts.pop_front().and_then(|id| self.clients.find(id));
-        let Some(client) = slot.and_then(|slot| self.clients.get(slot)) else {
+        let id = self.starts.pop_front();
+        let Some(slot) = id.and_then(|id| self.clients.find(id)) else {
+            return;
+        };
+        let Some(client) = self.clients.get(slot) else {
             return;
         };
         if client.prog != Prog::Waiting || client.closing.is_some() {
             return;
         }
-        let name = client.tun.current_name();
+        let Some(name) = client.tun.current_name() else {
+            // By now its name may be another's device.
+            return self.device_gone(slot);
+        };
         let environment = [
-            (
-                "TUN_DEV_NAME",
-                name.unwrap_or_else(|| client.tun.name().into()),
-            ),
+            ("TUN_DEV_NAME", name),
             ("TUN_CLIENT_ID", client.id.hex()),
             ("TUN_MTU", self.tun_mode.mtu.to_string()),
         ];
