@@ -5,6 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -28,6 +29,8 @@ impl Process {
     pub fn spawn(host: &Host, mut command: Command) -> Self {
         let what = command.get_program().to_string_lossy().into_owned();
         let (reader, writer) = pipe().unwrap();
+        // A program drops what there is no room for, and this reader may have no time for a while.
+        fcntl(&writer, FcntlArg::F_SETPIPE_SZ(1 << 20)).unwrap();
         command
             .stdin(Stdio::null())
             .stdout(writer.try_clone().unwrap())
