@@ -147,34 +147,54 @@ fn what_the_clients_prog_finds() {
     }
 }
 
+/// Holds a lock while it runs a program, as start scripts do.
+const LOCKED: [&str; 4] = ["sh", "-c", "exec 9>lock && exec \"$@\"", "sh"];
+/// A PROG whose descriptors can be seen.
+const SLEEP: [&str; 2] = ["sleep", "1000"];
+
+/// Nothing of the caller's is open in a program, and nothing of either in its PROG.
+#[track_caller]
+fn assert_closed(host: &Host, program: Pid) {
+    assert!(host.path("lock").exists());
+    let ninth = fs::read_link(format!("/proc/{program}/fd/9"));
+    assert_ne!(ninth.ok(), Some(host.path("lock")));
+    let prog = wait_for(PATIENCE, "PROG", || {
+        proc::children(program)
+            .into_iter()
+            .find(|&pid| proc::name(pid) == SLEEP[0])
+    });
+    for entry in fs::read_dir(format!("/proc/{prog}/fd")).unwrap() {
+        let number = entry.unwrap().file_name().into_string().unwrap();
+        assert!(["0", "1", "2"].contains(&&*number), "descriptor {number}");
+    }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn descriptors_of_the_caller_and_ours_end_here() {
     let lab = Lab::direct();
-    let sleep = ["sleep", "1000"];
-    // A lock, as start scripts hold it.
-    let locked = ["sh", "-c", "exec 9>lock && exec \"$@\"", "sh"];
     let server = Server::new(&lab.server, [1])
-        .with(|launch| launch.under(&locked))
-        .start_with(&sleep);
+        .with(|launch| launch.under(&LOCKED))
+        .start_with(&SLEEP);
     let client = Client::new(lab.client(), 1)
         .options(&["-k", "1"])
-        .with(|launch| launch.under(&locked))
-        .start_with(&sleep);
-    for (host, program) in [(&lab.server, server.pid()), (lab.client(), client.pid())] {
-        assert!(host.path("lock").exists());
-        let ninth = fs::read_link(format!("/proc/{program}/fd/9"));
-        assert_ne!(ninth.ok(), Some(host.path("lock")));
-        let prog = wait_for(PATIENCE, "PROG", || {
-            proc::children(program)
-                .into_iter()
-                .find(|&pid| proc::name(pid) == "sleep")
-        });
-        for entry in fs::read_dir(format!("/proc/{prog}/fd")).unwrap() {
-            let number = entry.unwrap().file_name().into_string().unwrap();
-            assert!(["0", "1", "2"].contains(&&*number), "descriptor {number}");
-        }
-    }
+        .with(|launch| launch.under(&LOCKED))
+        .start_with(&SLEEP);
+    assert_closed(&lab.server, server.pid());
+    assert_closed(lab.client(), client.pid());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn before_linux_5_9_they_end_here_too() {
+    let (call, inject) = ("trace=close_range", "inject=close_range:error=ENOSYS");
+    let old = ["strace", "-o", "/dev/null", "-e", call, "-e", inject];
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1])
+        .with(|launch| launch.under(&[&old[..], &LOCKED].concat()))
+        .start_with(&SLEEP);
+    Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
+    assert_closed(&lab.server, proc::children(server.pid())[0]);
 }
 
 #[test]
