@@ -23,10 +23,9 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use support::config::SERVER_ID;
 use support::host::Host;
-use support::traffic::{Noise, ping_works};
+use support::traffic::{Noise, wait_ping};
 use support::tree::{example, target};
 use support::tunnel::{Client, Server};
-use support::wait::{PATIENCE, wait_until};
 
 use crate::guest::{AMD64, ARM64, Etc, Guest, MIPS, MIPSEL, Machine, Usage};
 
@@ -84,9 +83,7 @@ fn client(machine: &Machine) {
     describe(machine, &mut guest);
     println!("{name}: rc.local to the first answer through the tunnel: {first:.1} s");
     assert!(first <= 3.0, "{first}");
-    wait_until(PATIENCE, "a ping of the client", || {
-        ping_works(&host, CLIENT.parse().unwrap())
-    });
+    wait_ping(&host, CLIENT.parse().unwrap());
 
     let pids = guest.pids("jtunnel-client");
     assert_eq!(pids.len(), 2, "two processes");
@@ -141,9 +138,7 @@ fn server(machine: &Machine) {
         .to("192.0.2.11")
         .options(&["-i", WORKSHOP])
         .start_with(&[example("client-up")]);
-    wait_until(PATIENCE, "a ping of the server", || {
-        ping_works(&host, SERVER.parse().unwrap())
-    });
+    wait_ping(&host, SERVER.parse().unwrap());
     assert_small(name, &mut guest, &pids);
     let (time, size) = file(&host, &mut guest, false);
     println!("{name}: a file each way in {time:.1} s; sent {size} bytes at a time");

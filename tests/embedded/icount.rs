@@ -10,13 +10,12 @@ use std::thread::JoinHandle;
 
 use support::config::SERVER_ID;
 use support::host::Host;
-use support::traffic::ping_works;
+use support::traffic::wait_ping;
 use support::tree::{example, root};
 use support::tunnel::Server;
-use support::wait::wait_until;
 
 use crate::guest::{ARM64, Etc, Guest};
-use crate::{CLIENT, PATIENCE, SERVER, WORKSHOP};
+use crate::{CLIENT, SERVER, WORKSHOP};
 
 /// Of a stream: blocks of 64 KiB.
 const BLOCKS: u32 = 512;
@@ -84,9 +83,7 @@ fn costs(host: &Host, guest: &mut Guest, options: &[&str]) -> [Cost; 3] {
     guest.sh(&format!(
         "jtunnel-client {options} -k 0 -P /var/run/pid 192.0.2.1 5886 /etc/jtunnel/client-up"
     ));
-    wait_until(PATIENCE, "a ping of the client", || {
-        ping_works(host, CLIENT.parse().unwrap())
-    });
+    wait_ping(host, CLIENT.parse().unwrap());
     let [up, down] = [true, false].map(|upload| cost(host, guest, upload));
     guest.sh("kill $(cat /var/run/pid); while pidof jtunnel-client; do sleep 1; done");
     let mean = Cost {

@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::lab::{Lab, SERVER4};
 use crate::launch::Launch;
 use crate::process::Process;
-use crate::traffic::ping_works;
+use crate::traffic::wait_ping;
 use crate::wait::{PATIENCE, wait_until};
 
 /// The addresses inside the tunnel of one client.
@@ -281,9 +281,7 @@ impl Client {
     /// Waits until the server's end answers a ping.
     #[track_caller]
     pub fn wait_up(&self) {
-        wait_until(PATIENCE, "a ping through the tunnel", || {
-            ping_works(&self.host, self.inner.server4())
-        });
+        wait_ping(&self.host, self.inner.server4());
     }
 }
 
