@@ -8,7 +8,7 @@ mod forward;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use common::alone::Alone;
@@ -143,9 +143,9 @@ impl Program for Server {
         let tuns = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .context(|| "create the set of tun devices".into())?;
         let mut watch = Watch::default();
-        let mut add = |fd| {
+        let mut add = |fd: BorrowedFd<'_>| {
             let added = watch.add(fd);
-            added.context(|| "wait for a descriptor above 1023 with select()".into())
+            added.context(|| format!("wait for descriptor {} with select()", fd.as_raw_fd()))
         };
         let watched = Members {
             signals: add(wake.as_fd())?,

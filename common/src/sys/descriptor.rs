@@ -121,11 +121,8 @@ pub(crate) fn send_message(
     Errno::result(sent).map(drop)
 }
 
-/// Bits in a word of an `fd_set`.
-pub(crate) const WORD_BITS: usize = c_ulong::BITS as usize;
-
 /// An `fd_set` (`<linux/posix_types.h>`).
-pub(crate) type FdWords = [c_ulong; libc::FD_SETSIZE / WORD_BITS];
+pub(crate) type FdWords = [c_ulong; libc::FD_SETSIZE / c_ulong::BITS as usize];
 
 /// `select(2)` for reading, of descriptors below `end`, which is 1024 at most; for ever without a
 /// time-out. It is called as pselect, which musl has less to convert for.
