@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         }
         if only.is_none() {
             eprintln!("round {}: 8 clients", round + 1);
-            crowd.push(crowd_ratio(time));
+            crowd.extend(crowd_ratios(time));
             eprintln!("round {}: idle pings", round + 1);
             idle.push(idle_ratio());
         }
@@ -145,17 +145,20 @@ fn measure(kind: Kind, time: Duration) -> Row {
     ]
 }
 
-/// Throughput of 8 clients that send together, against one of them alone.
-fn crowd_ratio(time: Duration) -> f64 {
+/// Throughput of 8 clients that send together, against one of them alone, a few times by turns: with
+/// so many processes for few processors it is another each time.
+fn crowd_ratios(time: Duration) -> [f64; 4] {
     let crowd = Crowd::up(8);
     let pairs: Vec<_> = crowd
         .tunnels
         .iter()
         .map(|(server, client)| (client, server))
         .collect();
-    let alone = measure::tcp(&pairs[..1], time);
-    let together = measure::tcp(&pairs, time);
-    together / alone
+    std::array::from_fn(|_| {
+        let alone = measure::tcp(&pairs[..1], time);
+        let together = measure::tcp(&pairs, time);
+        together / alone
+    })
 }
 
 /// Idle ping with offload against that without, a few of each by turns: which processor wakes for
