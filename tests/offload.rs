@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,10 +16,11 @@ use nix::sys::socket::{
     MsgFlags, send, setsockopt,
     sockopt::{RcvBufForce, UdpGsoSegment},
 };
+use nix::unistd::Pid;
 use support::config::client_id;
 use support::heartbeat::Heartbeat;
 use support::host::Host;
-use support::lab::{Lab, SERVER4, SERVER6};
+use support::lab::{Lab, SERVER4, SERVER6, addresses, cable};
 use support::launch::Launch;
 use support::peer::{datagram, udp_packet};
 use support::proc;
@@ -325,6 +327,13 @@ fn datagrams_that_a_host_sends_many_at_once() {
     }
 }
 
+/// What is sent meanwhile waits for this process.
+fn while_stopped(reader: Pid, send: impl FnOnce()) {
+    kill(reader, Signal::SIGSTOP).unwrap();
+    send();
+    kill(reader, Signal::SIGCONT).unwrap();
+}
+
 #[test]
 #[ignore = "needs root"]
 fn datagrams_of_equal_and_mixed_sizes_that_wait_together() {
@@ -355,18 +364,64 @@ fn datagrams_of_equal_and_mixed_sizes_that_wait_together() {
             let run = usize::try_from(1 + noise.number() % 9).unwrap();
             datagrams.extend((0..run).map(|_| noise.bytes(size)));
         }
-        let signal = |signal| kill(reader, signal).unwrap();
-        signal(Signal::SIGSTOP);
-        for datagram in &datagrams {
-            sender.send(datagram).unwrap();
-        }
-        signal(Signal::SIGCONT);
+        while_stopped(reader, || {
+            for datagram in &datagrams {
+                sender.send(datagram).unwrap();
+            }
+        });
         expect(&receiver, &datagrams);
         let calls = std::iter::from_fn(|| sniffer.packet()).count();
         if offload_by_default() {
             let all = datagrams.len();
             assert!(calls * 4 < all * 3, "{calls} calls for {all} datagrams");
         }
+    }
+}
+
+/// The kernel's multicast router drops what is longer than the next MTU and not to be fragmented,
+/// which is what UDP sockets send.
+#[test]
+#[ignore = "needs root"]
+fn multicast_is_routed_on_by_either_end() {
+    let (group, port) = (Ipv4Addr::new(239, 1, 1, 1), 5004);
+    let tunnel = Tunnel::plain(Lab::direct());
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let inner = tunnel.client.inner;
+    let mut noise = Noise::new(14);
+    let child = proc::twins(tunnel.client.pid())[0];
+    for (from, source, to, reader) in [
+        (client, inner.client4(), server, child),
+        (server, inner.server4(), client, tunnel.server.pid()),
+    ] {
+        let lan = Host::new("lan");
+        cable(to, "lan0", &lan, "eth0");
+        addresses(to, "lan0", &["10.10.0.1/24"]);
+        addresses(&lan, "eth0", &["10.10.0.2/24"]);
+        let (device, routes) = (&to.tuns()[0], to.path("routes"));
+        let route = format!("mroute from {device} source {source} group {group} to lan0\n");
+        std::fs::write(&routes, route).unwrap();
+        let mut command = Command::new("smcrouted");
+        command.args(["-n", "-P", "router.pid", "-u", "router.sock", "-f"]);
+        command.arg(&routes).current_dir(to.path(""));
+        let _router = Process::spawn(to, command);
+        wait_until(PATIENCE, "the multicast route", || {
+            to.ip("mroute show").contains("239.1.1.1")
+        });
+
+        let receiver = udp(&lan, (Ipv4Addr::UNSPECIFIED, port).into());
+        let near = Ipv4Addr::new(10, 10, 0, 2);
+        receiver.join_multicast_v4(&group, &near).unwrap();
+        setsockopt(&receiver, RcvBufForce, &(8 << 20)).unwrap();
+        from.ip(&format!("route add {group} dev {}", from.tuns()[0]));
+        let sender = udp(from, (source, 0).into());
+        sender.set_multicast_ttl_v4(8).unwrap();
+        let datagrams: Vec<_> = (0..100).map(|_| noise.bytes(1316)).collect();
+        while_stopped(reader, || {
+            for datagram in &datagrams {
+                sender.send_to(datagram, (group, port)).unwrap();
+            }
+        });
+        expect(&receiver, &datagrams);
     }
 }
 

@@ -15,7 +15,7 @@ usage() {
 needs() {
     case $1 in
     build) echo cargo cc make ;;
-    check) echo root tun bird busybox conntrack ethtool faketime ip mandoc nft ping strace tcpdump ;;
+    check) echo root tun bird busybox conntrack ethtool faketime ip mandoc nft ping smcrouted strace tcpdump ;;
     demo) echo root tun busybox ip iperf3 nft ping sha256sum timeout ;;
     bench) echo root tun ip ping ;;
     lint) echo cargo cargo-clippy cargo-fmt cc mandoc ;;
@@ -48,6 +48,7 @@ package() {
     qemu-system-x86_64) echo qemu-system-x86 ;;
     qemu-*) echo qemu-user ;;
     sha256sum | timeout) echo coreutils ;;
+    smcrouted) echo smcroute ;;
     std-source) echo rustc-web cargo-web rust-web-src libstd-rust-web-dev ;;
     venv) echo python3-venv ;;
     xz) echo xz-utils ;;

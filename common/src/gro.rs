@@ -397,6 +397,16 @@ mod tests {
             });
             assert_eq!(result, [1, 1, 1], "{what}");
         }
+        for (flow, group) in [(Flow::UDP4, &[239, 1, 1, 1][..]), (Flow::UDP6, &[0xff; 16])] {
+            let end = flow.ip.header_len();
+            let packets = [0, 1].map(|n| {
+                let mut packet = packet(flow, n, &[7; 100]);
+                packet[end - group.len()..end].copy_from_slice(group);
+                finish(flow, &mut packet);
+                packet
+            });
+            assert_eq!(coalesce(&packets).len(), 2, "multicast, {flow:?}");
+        }
         let none = with_second(Flow::UDP4, |p| p[26..28].fill(0));
         assert_eq!(none, [1, 1, 1], "UDP without a checksum");
     }

@@ -52,6 +52,16 @@ impl Ip {
         }
     }
 
+    /// Whether a header is that of a packet to many (RFC 5771, RFC 4291). Such a one must not grow:
+    /// who routes it on takes it for one packet, to be dropped if it is longer than the next MTU
+    /// (ipmr_queue_xmit) or to be wrapped whole (PIM-SM, RFC 7761, 4.4).
+    fn is_multicast(self, header: &[u8]) -> bool {
+        match self {
+            Self::V4 => header[16] >> 4 == 0xe,
+            Self::V6 => header[24] == 0xff,
+        }
+    }
+
     /// Length of the header without options or extension headers, in bytes.
     pub(crate) fn header_len(self) -> usize {
         match self {
@@ -94,7 +104,7 @@ impl Transport {
 
 impl Headers {
     /// The layout of a packet that may be joined with others; `None` for all else, fragments,
-    /// IPv4 options and IPv6 extension headers among it.
+    /// IPv4 options, IPv6 extension headers and multicast among it.
     pub(crate) fn parse(packet: &[u8]) -> Option<Self> {
         let ip = Ip::of(packet)?;
         let header = packet.get(..ip.header_len())?;
@@ -109,6 +119,9 @@ impl Headers {
             }
             Ip::V6 => (header[6], IPV6_LEN + usize::from(u16_at(header, 4))),
         };
+        if ip.is_multicast(header) {
+            return None;
+        }
         let transport = match protocol {
             6 => Transport::Tcp,
             17 => Transport::Udp,
