@@ -477,6 +477,45 @@ fn one_that_stays_is_told_when_its_device_is_deleted() {
     }
 }
 
+/// A PROG that takes its time to clean up, in the way of stay-and-clean.
+const CLEANS: &str = r#"
+    clean() {
+        for step in 1 2 3 4 5 6 7 8; do echo $step >>$0.steps; sleep 0.1; done
+    }
+    trap clean EXIT
+    trap 'exit 0' TERM
+    echo $$ >>$0.pids
+    while :; do sleep 1000 & wait "$!"; done"#;
+
+#[test]
+#[ignore = "needs root"]
+fn one_that_cleans_up_is_told_once() {
+    let lab = Lab::direct();
+    let prog = server_prog(&lab.server, "cleans", CLEANS);
+    let mut server = Server::new(&lab.server, [1]).start_with(&[prog]);
+    let prog = client_prog(lab.client(), "cleans", 1, CLEANS);
+    let mut client = Client::new(lab.client(), 1)
+        .options(&["-k", "1"])
+        .start_with(&[prog]);
+    client.wait_up();
+    lab.client()
+        .ip(&format!("link del {}", lab.client().tuns()[0]));
+    server.config.revoke(&client_id(1));
+    server.signal(Signal::SIGHUP);
+    for (host, process) in [
+        (lab.client(), client.process()),
+        (&lab.server, server.process()),
+    ] {
+        wait_until(PATIENCE, "the first step", || {
+            host.path("cleans.steps").exists()
+        });
+        process.stop();
+        wait_until(PATIENCE, "the last step", || {
+            host.read("cleans.steps").ends_with("8\n")
+        });
+    }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn one_that_does_not_listen_delays_the_end_by_a_second() {

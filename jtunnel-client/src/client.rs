@@ -383,7 +383,10 @@ impl Client {
         let Some(prog) = self.prog else {
             return;
         };
-        hook::terminate(prog);
+        // Once its device was gone it was told, and a second signal would end what it does.
+        if self.rebuild.is_none() {
+            hook::terminate(prog);
+        }
         let end = now + LAST_CLEAN_UP;
         let mut now = now;
         while now < end && self.prog.is_some() {

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use common::hook;
 use common::watch::Watch;
 use common::{log, sys};
-use nix::unistd::Pid;
 
 use super::Server;
 use crate::clients::{Prog, Slot};
@@ -83,31 +82,28 @@ impl Server {
 
     /// Gives every PROG that still runs a moment to clean up while its device is there.
     pub(super) fn stop(&mut self) {
-        for pid in self.running() {
-            hook::terminate(pid);
-        }
         let end = Instant::now() + LAST_CLEAN_UP;
-        // How PROG ends now is not worth a line.
         for (_, client) in self.clients.iter() {
-            client.closing = Some(end);
+            // How PROG ends now is not worth a line. One that cleans up already is told once only:
+            // a second signal would end what it does.
+            if client.closing.replace(end).is_none()
+                && let Prog::Running(pid) = client.prog
+            {
+                hook::terminate(pid);
+            }
         }
         let mut signals = Watch::default();
         let _ = signals.add(self.wake.as_fd());
-        while Instant::now() < end && !self.running().is_empty() {
+        while Instant::now() < end && self.any_prog_runs() {
             let _ = signals.wait(Some(end));
             let _ = self.on_signals();
         }
         closer::delete_together(self.clients.iter().map(|(_, client)| &client.tun));
     }
 
-    fn running(&mut self) -> Vec<Pid> {
-        let progs = self.clients.iter().map(|(_, client)| client.prog);
-        progs
-            .filter_map(|prog| match prog {
-                Prog::Running(pid) => Some(pid),
-                Prog::Waiting | Prog::Ended => None,
-            })
-            .collect()
+    fn any_prog_runs(&mut self) -> bool {
+        let mut progs = self.clients.iter().map(|(_, client)| client.prog);
+        progs.any(|prog| matches!(prog, Prog::Running(_)))
     }
 
     /// Takes note of every PROG that has ended.
