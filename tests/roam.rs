@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use support::config::{SERVER_ID, client_id};
 use support::flood::Flood;
 use support::heartbeat::Heartbeat;
@@ -316,6 +317,27 @@ fn without_keepalives_nothing_is_tried() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_resolver_that_can_not_start_has_a_line() {
+    let lab = Lab::direct();
+    let names = format!("{SERVER4} tunnel.example\n");
+    lab.client().etc("hosts", &names);
+    let calls = "?clone,?clone3,?fork,?vfork";
+    let (trace, inject) = (
+        format!("trace={calls}"),
+        format!("inject={calls}:error=EAGAIN:when=1"),
+    );
+    let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .with(|launch| launch.under(&["strace", "-o", "trace", "-e", &trace, "-e", &inject]))
+        .start_with(&["/bin/true"]);
+    client
+        .lines
+        .wait("unable to resolve tunnel.example: no helper: ");
+    client.lines.wait("server tunnel.example resolved to ");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn only_what_is_accepted_counts_as_heard() {
     let lab = Lab::direct();
     let peer = Peer::bound(&lab.server, "[::]:5886");
@@ -528,7 +550,7 @@ fn hup_ends_a_question_that_hangs() {
     });
     host.etc("hosts", &format!("{SERVER4} tunnel.example\n"));
     let since = Instant::now();
-    client.signal(nix::sys::signal::Signal::SIGHUP);
+    client.signal(Signal::SIGHUP);
     client.lines.wait("sending to 198.51.100.1:5886");
     assert!(
         since.elapsed() < Duration::from_secs(15),
@@ -551,7 +573,7 @@ fn hup_resolves_again_at_once() {
         .start();
     client.wait_up();
     lab.client().etc("hosts", "198.51.100.9 tunnel.example\n");
-    client.signal(nix::sys::signal::Signal::SIGHUP);
+    client.signal(Signal::SIGHUP);
     client.lines.wait("sending to 198.51.100.9:5886");
     client
         .lines
@@ -582,7 +604,7 @@ fn a_resolver_that_hangs_stops_nothing() {
     lab.server.filter("dns", "input", "udp dport 53 drop");
     let beat = Heartbeat::start(&client_host, &lab.server, client.inner.server4());
     beat.wait_beats(10);
-    client.signal(nix::sys::signal::Signal::SIGHUP);
+    client.signal(Signal::SIGHUP);
     wait_until(PATIENCE, "the resolver's process", || {
         proc::twins(client.pid()).len() == 2
     });

@@ -46,8 +46,13 @@ impl Throttle {
             self.held_back += 1;
             return None;
         }
+        Some(self.pass_anyway(now))
+    }
+
+    /// For an event that is not to be held back; the next ones are.
+    pub fn pass_anyway(&mut self, now: Instant) -> HeldBack {
         self.last = Some(now);
-        Some(HeldBack(std::mem::take(&mut self.held_back)))
+        HeldBack(std::mem::take(&mut self.held_back))
     }
 }
 
@@ -74,8 +79,12 @@ mod tests {
         assert_eq!(throttle.pass(at(59)), None);
         let held_back = throttle.pass(at(60)).expect("a minute has passed");
         assert_eq!(held_back.to_string(), " (2 more since the last such line)");
+        assert_eq!(throttle.pass(at(61)), None);
+        assert_eq!(throttle.pass_anyway(at(62)), HeldBack(1));
+        assert_eq!(throttle.pass(at(121)), None);
+        assert_eq!(throttle.pass_anyway(at(122)), HeldBack(1));
         assert_eq!(
-            throttle.pass(at(120)).map(|h| h.to_string()),
+            throttle.pass(at(182)).map(|h| h.to_string()),
             Some(String::new())
         );
     }

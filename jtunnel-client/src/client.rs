@@ -106,7 +106,6 @@ struct Throttles {
     receive: Throttle,
     socket: Throttle,
     silence: Throttle,
-    resolve: Throttle,
     tun: Throttle,
     prog: Throttle,
 }
@@ -190,7 +189,6 @@ impl Program for Client {
                 receive: Throttle::per_minute(),
                 socket: Throttle::per_minute(),
                 silence: Throttle::every(SILENCE_INTERVAL),
-                resolve: Throttle::per_minute(),
                 tun: Throttle::per_minute(),
                 prog: Throttle::per_minute(),
             },

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use common::address::canonical;
 use common::backoff::Backoff;
 use common::error::reason;
+use common::log;
 use common::sys::{self, Fork};
+use common::throttle::Throttle;
 use nix::fcntl::OFlag;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
@@ -29,6 +31,7 @@ pub(crate) struct Resolver {
     helper: Option<Helper>,
     backoff: Backoff,
     retry: Option<Instant>,
+    throttle: Throttle,
 }
 
 struct Helper {
@@ -48,6 +51,7 @@ impl Resolver {
             helper: None,
             backoff: Backoff::default(),
             retry: None,
+            throttle: Throttle::per_minute(),
         }
     }
 
@@ -82,7 +86,7 @@ impl Resolver {
         self.retry = None;
         match self.fork(now) {
             Ok(helper) => self.helper = Some(helper),
-            Err(_) => self.retry(now),
+            Err(error) => self.failed(&format!("no helper: {}", reason(&error)), now),
         }
     }
 
@@ -149,9 +153,15 @@ impl Resolver {
         self.backoff = Backoff::default();
     }
 
-    /// The answer was of no use: another try after 1, 2, 4 .. 30 s.
-    pub(crate) fn retry(&mut self, now: Instant) {
+    /// There is no answer, or none of use: another try after 1, 2, 4 .. 30 s.
+    pub(crate) fn failed(&mut self, reason: &str, now: Instant) {
         self.retry = Some(now + self.backoff.next_wait());
+        if let Some(held_back) = self.throttle.pass(now) {
+            let host = &self.host;
+            log::warning(format_args!(
+                "unable to resolve {host}: {reason}{held_back}"
+            ));
+        }
     }
 }
 

@@ -58,9 +58,10 @@ impl Sender<'_> {
 /// Signals for the pair go to the parent; USR1 it passes on. The others must do no harm when a
 /// terminal sends them to both.
 fn set_up_signals() -> std::io::Result<()> {
+    // Those that came to the parent. First: what comes from here on is for the child.
+    sys::take_signals();
     set_pdeathsig(Signal::SIGKILL)?;
     sys::wake_by(Wake::Alarm);
-    sys::take_signals();
     sys::ignore_signals(&[Signal::SIGHUP, Signal::SIGINT])?;
     sys::default_signals(&[Signal::SIGTERM, Signal::SIGCHLD])?;
     sys::catch_signals(&[Signal::SIGUSR1, Signal::SIGALRM])

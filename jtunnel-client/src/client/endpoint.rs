@@ -11,7 +11,6 @@ use common::packet;
 use common::socket::{Socket, would_block};
 use common::sys::{self, Wake};
 use common::target::Target;
-use common::throttle::HeldBack;
 
 use super::Client;
 use crate::resolver::Answer;
@@ -59,9 +58,12 @@ impl Client {
         let next = self.after(server);
         self.silences += 1;
         // One line for each address, then now and then.
-        let line = self.throttles.silence.pass(now);
-        let first_round = self.silences <= self.addresses.len();
-        if let Some(held_back) = line.or(first_round.then_some(HeldBack(0))) {
+        let throttle = &mut self.throttles.silence;
+        let line = match self.silences <= self.addresses.len() {
+            true => Some(throttle.pass_anyway(now)),
+            false => throttle.pass(now),
+        };
+        if let Some(held_back) = line {
             let port = if self.bind.port == 0 {
                 ": new source port"
             } else {
@@ -122,15 +124,7 @@ impl Client {
                 self.resolver.settle();
                 self.use_addresses(addresses, now);
             }
-            Err(reason) => {
-                self.resolver.retry(now);
-                if let Some(held_back) = self.throttles.resolve.pass(now) {
-                    let name = &self.config.address;
-                    log::warning(format_args!(
-                        "unable to resolve {name}: {reason}{held_back}"
-                    ));
-                }
-            }
+            Err(reason) => self.resolver.failed(&reason, now),
         }
     }
 
