@@ -317,6 +317,26 @@ fn without_keepalives_nothing_is_tried() {
 
 #[test]
 #[ignore = "needs root"]
+fn without_keepalives_hup_finds_another_address() {
+    let lab = Lab::direct();
+    let name = "tunnel.example";
+    lab.client().etc("hosts", &format!("198.51.100.9 {name}\n"));
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1)
+        .to(name)
+        .options(&["-k", "0"])
+        .start();
+    client.lines.wait("sending to 198.51.100.9:5886");
+    // The old one is still among them.
+    let names = format!("{SERVER4} {name}\n198.51.100.9 {name}\n");
+    lab.client().etc("hosts", &names);
+    client.signal(Signal::SIGHUP);
+    client.lines.wait(&format!("sending to {SERVER4}:5886"));
+    wait_ping(lab.client(), client.inner.server4());
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_resolver_that_can_not_start_has_a_line() {
     let lab = Lab::direct();
     let names = format!("{SERVER4} tunnel.example\n");

@@ -140,16 +140,17 @@ impl Client {
             log::info(format_args!("server {name} resolved to {list}"));
         }
         self.addresses = addresses;
-        if self
-            .server
-            .as_ref()
-            .is_some_and(|server| self.addresses.contains(&server.address()))
-        {
-            return;
-        }
         let Some(&address) = self.addresses.first() else {
             return;
         };
+        let is_good = |server: &Target| match self.keepalive.next() {
+            Some(_) => self.addresses.contains(&server.address()),
+            // Nothing tries the others then. The first is the one that the resolver thinks best.
+            None => server.address() == address,
+        };
+        if self.server.as_ref().is_some_and(is_good) {
+            return;
+        }
         if first_time {
             self.set_server(address);
             self.run_prog(now);
