@@ -412,6 +412,18 @@ fn no_more_descriptors_for_the_next_client() {
 
 #[test]
 #[ignore = "needs root"]
+fn no_descriptors_for_any_client() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]);
+    let launch = server.launch().clone().operands(["/bin/true"]);
+    let output = launch.under(&["prlimit", "--nofile=24:24"]).output();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(111), "{said}");
+    assert!(said.contains("unable to create a tun device: "), "{said}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn more_devices_than_prog_may_have_descriptors() {
     let lab = Lab::direct();
     let prog = lab.server.script("counts", "ulimit -n >>$0.runs");

@@ -28,6 +28,7 @@ use common::trouble::TroubleLog;
 use common::tun::{Mode, Tun};
 use common::watch::{Watch, Watched};
 use common::{identity, log};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
@@ -136,8 +137,6 @@ impl Program for Server {
             offload: options.offload,
         };
         let max_descriptor = raise_descriptor_limit()?;
-        // A device made for a moment shows that devices can be made.
-        drop(Tun::open(tun_mode)?);
         let (wake, wake_by) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
             .context(|| "create the signal pipe".into())?;
         let tuns = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
@@ -152,6 +151,12 @@ impl Program for Server {
             socket: add(socket.as_fd())?,
             tuns: add(tuns.0.as_fd())?,
         };
+        // A device made for a moment shows that devices can be made.
+        let tun = Tun::open(tun_mode)?;
+        if admission::is_reserved(&tun, max_descriptor) {
+            return Err(Errno::EMFILE).context(|| "create a tun device".into());
+        }
+        drop(tun);
         let now = Instant::now();
         let server = Self {
             id,

@@ -26,6 +26,12 @@ const MAX_HELD: usize = 8;
 /// Descriptors that are kept for PROG, the log and the configuration directory.
 const RESERVED_DESCRIPTORS: rlim_t = 16;
 
+/// Whether a device took one of the last descriptors below this limit.
+pub(super) fn is_reserved(tun: &Tun, limit: rlim_t) -> bool {
+    let number = rlim_t::try_from(tun.as_fd().as_raw_fd()).unwrap_or_default();
+    number + RESERVED_DESCRIPTORS >= limit
+}
+
 impl Server {
     /// The slot of a new client that sent this, if the client is authorised.
     #[cold]
@@ -66,8 +72,7 @@ impl Server {
         let mut held = Vec::new();
         let tun = loop {
             let tun = Tun::open(self.tun_mode)?;
-            let number = rlim_t::try_from(tun.as_fd().as_raw_fd()).unwrap_or_default();
-            if number + RESERVED_DESCRIPTORS >= self.max_descriptor {
+            if is_reserved(&tun, self.max_descriptor) {
                 held.push(tun);
                 break Err(Errno::EMFILE).context(|| "create a tun device".into());
             }
