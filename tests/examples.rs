@@ -171,6 +171,34 @@ fn the_ip_of_busybox_will_do() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_tunnel_without_ipv6_is_set_up_for_ipv4() {
+    let forbid = "echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; exec \"$@\"";
+    let forbidden = ["sh", "-c", forbid, "sh"];
+    for (command, options, program, mark) in [
+        (&forbidden[..], &[][..], "client-default-route", ""),
+        (
+            &forbidden,
+            &["-M", "5886"],
+            "client-policy-route",
+            "mark 5886",
+        ),
+        (&[], &["-m", "1200"], "client-default-route", ""),
+        (
+            &[],
+            &["-m", "1200", "-M", "5886"],
+            "client-policy-route",
+            "mark 5886",
+        ),
+    ] {
+        let mut sites = Sites::under(command, options, &["stay-and-clean", program]);
+        sites.assert_default_route(mark);
+        sites.client.lines.exactly("exited", 0);
+        sites.assert_clean_end();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_default_route_that_fails_leaves_the_old_way() {
     let lab = Lab::behind_nat(1);
     let routes = example("client-default-route");
