@@ -11,6 +11,12 @@ pub(crate) const IPV6_LEN: usize = 40;
 pub(crate) const TCP_FLAGS: usize = 13;
 pub(crate) const PSH: u8 = 0x08;
 
+/// Whether a UDP port is that of TFTP, NetBIOS, SNMP, H.323, SIP or Amanda. Netfilter's helpers for
+/// these take a packet for one message, and may change its length (nf_nat_mangle_udp_packet).
+fn has_helper(port: u16) -> bool {
+    matches!(port, 69 | 137 | 161 | 162 | 1719 | 5060 | 10080)
+}
+
 /// Which IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ip {
@@ -104,7 +110,7 @@ impl Transport {
 
 impl Headers {
     /// The layout of a packet that may be joined with others; `None` for all else, fragments,
-    /// IPv4 options, IPv6 extension headers and multicast among it.
+    /// IPv4 options, IPv6 extension headers, multicast and what netfilter has helpers for among it.
     pub(crate) fn parse(packet: &[u8]) -> Option<Self> {
         let ip = Ip::of(packet)?;
         let header = packet.get(..ip.header_len())?;
@@ -129,11 +135,14 @@ impl Headers {
         };
         let transport_at = ip.header_len();
         let payload_at = transport_at + transport.header_len(packet, transport_at)?;
-        let udp_len = match transport {
-            Transport::Tcp => None,
-            Transport::Udp => Some(transport_at + usize::from(u16_at(packet, transport_at + 4))),
-        };
-        if len != packet.len() || udp_len.is_some_and(|len| len != packet.len()) {
+        if transport == Transport::Udp {
+            let udp = packet[transport_at..].first_chunk::<8>()?;
+            let is_whole = usize::from(u16_at(udp, 4)) == packet.len() - transport_at;
+            if !is_whole || [0, 2].iter().any(|&at| has_helper(u16_at(udp, at))) {
+                return None;
+            }
+        }
+        if len != packet.len() {
             return None;
         }
         Some(Self {
