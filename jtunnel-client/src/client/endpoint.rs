@@ -143,12 +143,15 @@ impl Client {
         let Some(&address) = self.addresses.first() else {
             return;
         };
-        let is_good = |server: &Target| match self.keepalive.next() {
-            Some(_) => self.addresses.contains(&server.address()),
-            // Nothing tries the others then. The first is the one that the resolver thinks best.
-            None => server.address() == address,
+        // Without keepalives nothing tries another one, and the first is what the resolver thinks
+        // best.
+        let count = match self.keepalive.next() {
+            Some(_) => self.addresses.len(),
+            None => 1,
         };
-        if self.server.as_ref().is_some_and(is_good) {
+        let mut good = self.addresses.iter().take(count);
+        let current = self.server.as_ref().map(Target::address);
+        if good.any(|&address| current == Some(address)) {
             return;
         }
         if first_time {
