@@ -10,7 +10,7 @@ use support::config::{SERVER_ID, client_id};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
 use support::lab::{Lab, SERVER4, SERVER6, TO, addresses};
-use support::peer::{Forger, Peer, answer, datagram, keepalive, udp_packet};
+use support::peer::{Forger, Peer, answer, checksum, datagram, ipv4_packet, keepalive, udp_packet};
 use support::proc;
 use support::programs::offload_by_default;
 use support::sniffer::{self, Sniffer};
@@ -423,6 +423,31 @@ fn a_path_that_shrinks() {
         let options = ["-s", "1392", "-M", "do"];
         let to = tunnel.client.inner.server4();
         assert_pings(tunnel.lab.client(), to, 5, &options);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_forged_icmp_narrows_no_path() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let line = tunnel.server.report(" heard ");
+    let outer = line
+        .split(' ')
+        .find(|word| word.starts_with("198.51.100.2:"));
+    let far: SocketAddrV4 = outer.unwrap().parse().unwrap();
+    let near = v4(SERVER4, 5886);
+    for (victim, other, own, peer) in [(server, client, near, far), (client, server, far, near)] {
+        // Fragmentation needed, MTU 552 (RFC 1191, 4), for a packet of the tunnel.
+        let mut icmp = vec![3, 4, 0, 0, 0, 0, 2, 40];
+        icmp.extend(&udp_packet(own, peer, &[0; 1400])[..28]);
+        let sum = checksum(&icmp);
+        icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+        Forger::new(other).packet(&ipv4_packet(peer, own, 1, &icmp), own);
+        // What comes behind has passed, so it has been looked at.
+        wait_ping(other, (*own.ip()).into());
+        let way = victim.ip(&format!("route get {}", peer.ip()));
+        assert!(!way.contains("mtu 552"), "{way}");
     }
 }
 

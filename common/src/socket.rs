@@ -119,12 +119,12 @@ impl Socket {
         }
         // DF clear: a router that eats ICMP then fragments rather than hangs big packets. It
         // counts for the v4-mapped peers of an IPv6 socket too.
-        set(
-            libc::IPPROTO_IP,
-            libc::IP_MTU_DISCOVER,
-            libc::IP_PMTUDISC_DONT,
-        )
-        .context(|| "set IP_MTU_DISCOVER on the UDP socket".into())?;
+        let discover = |how| set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, how);
+        discover(libc::IP_PMTUDISC_DONT)
+            .context(|| "set IP_MTU_DISCOVER on the UDP socket".into())?;
+        // Linux 3.15: nor is any ICMP heeded, of which a forged one would have all packets cut into
+        // fragments for ten minutes.
+        let _ = discover(libc::IP_PMTUDISC_OMIT);
         if options.address.is_some() {
             // The address need not be there yet. It counts for IPv6 too.
             set(libc::IPPROTO_IP, libc::IP_FREEBIND, 1)
