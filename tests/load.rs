@@ -12,6 +12,7 @@ use support::heartbeat::Heartbeat;
 use support::lab::{Lab, SERVER4, SERVER6, server_address};
 use support::peer::{datagram, keepalive};
 use support::proc;
+use support::programs::offload_by_default;
 use support::traffic::{Noise, Stream, ping, tcp_both_ways, udp};
 use support::tunnel::{Client, Server, Tunnel};
 use support::wait::{PATIENCE, report_recovery, wait_for, wait_until};
@@ -308,6 +309,33 @@ fn a_client_that_floods_its_tunnel_leaves_the_others_their_share() {
     assert_beats_pass(&beat);
     let sent = flood.stop();
     println!("beside a tunnel with a flood of {sent} packets");
+    assert!(sent > 10_000);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_that_floods_the_server_leaves_the_others_their_share() {
+    let _alone = alone();
+    let lab = Lab::routed(2);
+    let server = Server::new(&lab.server, [1, 2]).start();
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+    client.wait_up();
+    // Each costs a write to the second client's device. Whoever takes them one by one can't keep up
+    // with more than one thread's sends.
+    let (host, to, small) = (
+        &lab.clients[1],
+        server_address(),
+        datagram(&client_id(2), &[0x45; 28]),
+    );
+    let flood = match offload_by_default() {
+        true => Flood::cut(host, to, small.repeat(64), 36),
+        false => Flood::of(host, to, move |_| small.clone()),
+    };
+    server.lines.wait("client 0002... admitted");
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+    assert_beats_pass(&beat);
+    let sent = flood.stop();
+    println!("beside a client with a flood of {sent} calls");
     assert!(sent > 10_000);
 }
 

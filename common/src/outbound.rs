@@ -31,9 +31,10 @@ const DATA_LEN: usize = GATHER_LEN + HEADROOM + MAX_PACKET;
 /// Rebuilt headers, ours included: many of the usual 60 to 120 bytes, and one of any size, since
 /// IPv6 sets no bound to its extension headers.
 const HEADS_LEN: usize = HEADER_LEN + MAX_PACKET;
-/// Packets in one turn, and bytes: then another tun is due.
+/// Packets in one turn, bytes, and datagrams, of which a packet may be many: then another tun is due.
 const MAX_PACKETS: usize = 64;
 const MAX_BYTES: usize = 4 * MAX_PACKET;
+const MAX_DATAGRAMS: u64 = 256;
 
 /// Where packets leave, and what becomes of them.
 pub struct Exit<'a> {
@@ -103,6 +104,7 @@ impl Outbound {
 
     fn carry_together(&mut self, tun: &Tun, exit: &mut Exit<'_>) -> Result<(), Trouble> {
         let (mut result, mut packets, mut bytes) = (Ok(()), 0, 0);
+        let last = exit.tally.count.all() + MAX_DATAGRAMS;
         for n in 0..MAX_PACKETS {
             let read = match n {
                 0 => tun.receive(self.room(tun)),
@@ -130,7 +132,7 @@ impl Outbound {
             }
             packets += 1;
             bytes += len;
-            if bytes >= MAX_BYTES {
+            if bytes >= MAX_BYTES || exit.tally.count.all() >= last {
                 break;
             }
         }

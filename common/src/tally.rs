@@ -27,6 +27,11 @@ pub struct Tally {
 }
 
 impl Count {
+    /// Packets that went through or were lost.
+    pub(crate) fn all(&self) -> u64 {
+        self.packets + self.dropped
+    }
+
     /// A packet of this length went through.
     pub fn add(&mut self, bytes: usize) {
         self.packets += 1;

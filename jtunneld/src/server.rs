@@ -75,6 +75,10 @@ pub(crate) struct Server {
     gathering: Gathering,
     /// Whether datagrams come one by one.
     alone: Alone,
+    /// How many turns in a row have left datagrams in the socket.
+    turns_behind: u32,
+    /// Whether each client is kept to its share of a turn.
+    is_overloaded: bool,
     /// What the socket receives.
     datagrams: Datagrams,
     /// Clients whose PROG is to be started.
@@ -175,6 +179,8 @@ impl Program for Server {
             outbound: Outbound::new(id, options.offload),
             gathering: Gathering::default(),
             alone: Alone::default(),
+            turns_behind: 0,
+            is_overloaded: false,
             datagrams: Datagrams::new(MAX_DATAGRAM, ROOMS),
             starts: VecDeque::new(),
             next_start: now,

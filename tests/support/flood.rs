@@ -4,6 +4,8 @@ use std::net::{IpAddr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
+
 use crate::host::Host;
 use crate::peer::Forger;
 use crate::traffic::Noise;
@@ -34,6 +36,13 @@ impl Flood {
         let socket = host.run(|| UdpSocket::bind("[::]:0")).unwrap();
         // A full queue, a device that is down: part of the exercise.
         Self::repeat(move |noise| socket.send_to(&make(noise), to).is_ok())
+    }
+
+    /// The same content again and again, cut into datagrams of this length by the kernel.
+    pub fn cut(host: &Host, to: (IpAddr, u16), content: Vec<u8>, len: i32) -> Self {
+        let socket = host.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        setsockopt(&socket, UdpGsoSegment, &len).unwrap();
+        Self::repeat(move |_| socket.send_to(&content, to).is_ok())
     }
 
     /// Datagrams as they are made, each with a source of its own.

@@ -22,7 +22,10 @@ const MAX_BYTES: usize = 256 * 1024;
 /// Room in the receive buffer for all that one turn receives.
 pub(super) const ROOMS: usize = MAX_BYTES / MAX_DATAGRAM + 1;
 /// How many ready devices one call reports; the others come first next time.
-pub(super) const MAX_READY: usize = 64;
+pub(super) const MAX_READY: usize = 8;
+/// A burst takes so many turns at most. If the socket is not empty then, more comes than there is
+/// time for.
+const MAX_BURST: u32 = 4;
 
 impl Server {
     // Out: tun -> segments -> encapsulate -> endpoint.
@@ -63,6 +66,8 @@ impl Server {
 
     pub(super) fn drain_socket(&mut self) {
         let (now, mut bytes) = (Instant::now(), 0);
+        let turns_behind = std::mem::take(&mut self.turns_behind);
+        self.is_overloaded = turns_behind >= MAX_BURST && self.clients.len() > 1;
         for n in 0..MAX_RECEIVES {
             if self.gathering.is_empty() {
                 self.datagrams.clear();
@@ -88,7 +93,11 @@ impl Server {
                     break;
                 }
             }
-            if (n == 0 && self.alone.ends_turn()) || bytes >= MAX_BYTES {
+            if n == 0 && self.alone.ends_turn() {
+                break;
+            }
+            if bytes >= MAX_BYTES || n + 1 == MAX_RECEIVES {
+                self.turns_behind = turns_behind.saturating_add(1);
                 break;
             }
         }
@@ -127,6 +136,11 @@ impl Server {
         };
         if client.closing.is_some() {
             // PROG still cleans up; a new tunnel comes after.
+            client.received.count.dropped += 1;
+            return;
+        }
+        if self.is_overloaded && !client.takes_share(now) {
+            // One that sends without end must not take the server from the others.
             client.received.count.dropped += 1;
             return;
         }
