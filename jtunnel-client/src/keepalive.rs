@@ -126,8 +126,9 @@ impl Keepalive {
 
     /// The answer to the keepalive with this counter has come.
     pub(crate) fn answered(&mut self, counter: u32, now: Instant) {
+        // Taken: the answer may come once more, much later.
         if counter == self.counter
-            && let Some(sent) = self.sent
+            && let Some(sent) = self.sent.take()
         {
             self.round_trip = Some(now.saturating_duration_since(sent));
         }
@@ -272,6 +273,12 @@ mod tests {
         let round_trip = Duration::from_millis(30);
         keepalive.answered(second, start + INTERVAL + round_trip);
         assert_eq!(keepalive.round_trip(), Some(round_trip));
+        keepalive.answered(second, start + 2 * INTERVAL);
+        assert_eq!(
+            keepalive.round_trip(),
+            Some(round_trip),
+            "doubled on its way"
+        );
     }
 
     #[test]
