@@ -136,9 +136,9 @@ fn with<T>(beats: &Mutex<Vec<Beat>>, look: impl FnOnce(&mut Vec<Beat>) -> T) -> 
 fn collect(socket: &UdpSocket, log: &Mutex<Vec<Beat>>) {
     let mut bytes = [0; 8];
     if let Ok((8, _)) = socket.recv_from(&mut bytes) {
-        let number = usize::from_be_bytes(bytes);
+        let number = usize::try_from(u64::from_be_bytes(bytes));
         with(log, |beats| {
-            if let Some(beat) = beats.get_mut(number) {
+            if let Some(beat) = number.ok().and_then(|number| beats.get_mut(number)) {
                 beat.answered.get_or_insert_with(Instant::now);
             }
         });
