@@ -10,6 +10,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 
 # qemu hands no SO_MARK on to the kernel: ENOPROTOOPT.
 marked='a_default_route_by_a_mark a_mark_keeps_the_tunnel_out_of_the_tunnel
+    a_tunnel_without_ipv6_is_set_up_for_ipv4
     other_packets_for_the_peers_address_pass outer_packets_carry_the_mark the_ip_of_busybox_will_do
     the_ends_of_the_ranges_are_good'
 # strace shows the calls of qemu, among which it cannot find the program's own.
