@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket
 
 use support::config::{SERVER_ID, client_id};
 use support::host::Host;
-use support::lab::{Lab, SERVER4, SERVER6, addresses};
+use support::lab::{Lab, SERVER4, SERVER6, TO, addresses};
 use support::peer::{Forger, Peer, answer, datagram, ipv4_packet, keepalive};
 use support::sniffer::{self, Sniffer};
 use support::traffic::{assert_pings, ping, tcp_both_ways, udp, udp_datagrams, wait_ping};
@@ -279,6 +279,39 @@ fn a_black_hole_for_icmp_does_not_stop_large_packets() {
     let whole = ["-s", "1392", "-M", "do"];
     assert_pings(tunnel.lab.client(), inner.server4(), 10, &whole);
     tcp_both_ways(tunnel.lab.client(), &tunnel.lab.server, inner.server4(), 4).join();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_wait_that_fails_has_a_line_and_is_tried_again() {
+    let lab = Lab::direct();
+    let inject = "inject=pselect6:error=ENOMEM:when=2..51";
+    let under = [
+        "strace",
+        "-r",
+        "-o",
+        "trace",
+        "-e",
+        "trace=pselect6",
+        "-e",
+        inject,
+    ];
+    let server = Server::new(&lab.server, [1])
+        .with(|launch| launch.under(&under))
+        .start_with(&["/bin/true"]);
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    server.lines.wait("unable to wait for packets: ");
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    server.lines.exactly("unable to wait for packets: ", 1);
+    // Fifty times 10 ms, not as fast as it can.
+    let trace = lab.server.read("trace");
+    let pauses = trace
+        .lines()
+        .filter_map(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    let failed = trace.matches("INJECTED").count();
+    let time: f64 = pauses.sum();
+    assert!(failed == 50 && time > 0.4, "{failed} in {time} s");
 }
 
 #[test]

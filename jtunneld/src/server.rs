@@ -9,7 +9,8 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use common::alone::Alone;
 use common::authorized::Authorized;
@@ -49,6 +50,9 @@ const SIGNALS: [Signal; 5] = [
     Signal::SIGINT,
     Signal::SIGCHLD,
 ];
+
+/// After select() or epoll_wait() failed, the next try.
+const WAIT_RETRY: Duration = Duration::from_millis(10);
 
 /// The server: one socket, one tun device for each client.
 pub(crate) struct Server {
@@ -95,6 +99,7 @@ pub(crate) struct Server {
 }
 
 struct Throttles {
+    wait: Throttle,
     malformed: Throttle,
     unknown: Throttle,
     receive: Throttle,
@@ -191,6 +196,7 @@ impl Program for Server {
             discards: Discards::default(),
             trouble: TroubleLog::default(),
             throttles: Throttles {
+                wait: Throttle::per_minute(),
                 malformed: Throttle::per_minute(),
                 unknown: Throttle::per_minute(),
                 receive: Throttle::per_minute(),
@@ -213,8 +219,9 @@ impl Program for Server {
         ));
         let mut deadline = None;
         loop {
-            // After EINTR nothing is ready, and the handler has written to the pipe.
-            let _ = self.watch.wait(deadline);
+            if let Err(error) = self.watch.wait(deadline) {
+                self.wait_failed(error);
+            }
             if self.watch.is_ready(self.watched.signals)
                 && let Some(signal) = self.on_signals()
             {
@@ -243,6 +250,22 @@ impl Server {
         }
         SigSet::empty().thread_set_mask()?;
         Ok(())
+    }
+
+    /// It may last, so that the loop must not go round at full speed.
+    #[cold]
+    fn wait_failed(&mut self, error: Errno) {
+        if error == Errno::EINTR {
+            // The handler has written to the pipe.
+            return;
+        }
+        if let Some(held_back) = self.throttles.wait.pass(Instant::now()) {
+            let reason = reason(&error.into());
+            log::warning(format_args!(
+                "unable to wait for packets: {reason}{held_back}"
+            ));
+        }
+        sleep(WAIT_RETRY);
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -15,8 +15,8 @@ marked='a_default_route_by_a_mark a_mark_keeps_the_tunnel_out_of_the_tunnel
     the_ends_of_the_ranges_are_good'
 # strace shows the calls of qemu, among which it cannot find the program's own.
 traced='a_name_of_the_other_family_is_asked_for_now_and_then a_resolver_that_can_not_start_has_a_line
-    before_linux_5_9_they_end_here_too hup_and_usr1_during_the_set_up_end_nothing
-    term_and_int_during_the_set_up_are_heeded_after_it'
+    a_wait_that_fails_has_a_line_and_is_tried_again before_linux_5_9_they_end_here_too
+    hup_and_usr1_during_the_set_up_end_nothing term_and_int_during_the_set_up_are_heeded_after_it'
 # No library can be put before a static file.
 linked=the_clock_is_set_back_and_forward
 # It compares with the words of the C library here; musl has others.

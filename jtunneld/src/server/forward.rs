@@ -37,8 +37,11 @@ impl Server {
         {
             return self.drain_tun(slot);
         }
-        let count = self.tuns.wait(&mut self.ready, EpollTimeout::ZERO);
-        for n in 0..count.unwrap_or(0) {
+        let count = match self.tuns.wait(&mut self.ready, EpollTimeout::ZERO) {
+            Ok(count) => count,
+            Err(error) => return self.wait_failed(error),
+        };
+        for n in 0..count {
             if let Ok(slot) = Slot::try_from(self.ready[n].data()) {
                 self.drain_tun(slot);
             }
