@@ -569,15 +569,15 @@ fn bursts_of_two_clients_by_turns_are_joined_for_each() {
     let server = Server::new(&lab.server, [1, 2]).start();
     let (ids, sniffers) = two_clients(&lab);
     let [from, to] = ["10.0.1.2:7000", "10.0.1.1:7001"].map(|a| a.parse().unwrap());
-    kill(server.pid(), Signal::SIGSTOP).unwrap();
-    for n in 0..BURSTS {
-        for id in &ids {
-            let packet = |m| udp_packet(from, to, &[n * BURST + m; 100]);
-            let datagrams: Vec<_> = (0..BURST).map(|m| datagram(id, &packet(m))).collect();
-            burst(lab.client(), SERVER4, &datagrams);
+    while_stopped(server.pid(), || {
+        for n in 0..BURSTS {
+            for id in &ids {
+                let packet = |m| udp_packet(from, to, &[n * BURST + m; 100]);
+                let datagrams: Vec<_> = (0..BURST).map(|m| datagram(id, &packet(m))).collect();
+                burst(lab.client(), SERVER4, &datagrams);
+            }
         }
-    }
-    kill(server.pid(), Signal::SIGCONT).unwrap();
+    });
     for (client, sniffer) in sniffers.iter().enumerate() {
         let (mut seen, mut longest) = (Vec::new(), 0);
         while seen.len() < usize::from(BURSTS * BURST) {

@@ -346,6 +346,15 @@ const STAYS: &str = r#"
     sh -c 'echo $$ >>"$0.pids"; exec sleep 1000' "$0" &
     wait"#;
 
+/// A server for two clients and the first of them, with the same PROG.
+fn both_ends(lab: &Lab, name: &str, prog: &str) -> (Server, Client) {
+    let server = Server::new(&lab.server, [1, 2]);
+    let server = server.start_with(&[server_prog(&lab.server, name, prog)]);
+    let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
+    let client = client.start_with(&[client_prog(lab.client(), name, 1, prog)]);
+    (server, client)
+}
+
 fn pids(host: &Host, name: &str, number: usize) -> Vec<Pid> {
     wait_for(PATIENCE, "the processes of PROG", || {
         let text = host.read(name);
@@ -392,12 +401,7 @@ fn one_that_stays_is_told_when_its_client_is_forgotten() {
 #[ignore = "needs root"]
 fn one_that_stays_is_told_when_the_program_ends() {
     let lab = Lab::direct();
-    let prog = server_prog(&lab.server, "stays", STAYS);
-    let mut server = Server::new(&lab.server, [1, 2]).start_with(&[prog]);
-    let prog = client_prog(lab.client(), "stays", 1, STAYS);
-    let mut client = Client::new(lab.client(), 1)
-        .options(&["-k", "1"])
-        .start_with(&[prog]);
+    let (mut server, mut client) = both_ends(&lab, "stays", STAYS);
     client.wait_up();
     Peer::new(lab.client()).knock(&client_id(2), TO, SERVER_ID);
     for (host, process, number) in [
@@ -425,12 +429,7 @@ fn one_that_stays_is_told_when_the_program_ends() {
 #[ignore = "needs root"]
 fn the_programs_end_with_one_that_stays() {
     let lab = Lab::direct();
-    let prog = server_prog(&lab.server, "stays", STAYS);
-    let mut server = Server::new(&lab.server, [1]).start_with(&[prog]);
-    let prog = client_prog(lab.client(), "stays", 1, STAYS);
-    let mut client = Client::new(lab.client(), 1)
-        .options(&["-k", "1"])
-        .start_with(&[prog]);
+    let (mut server, mut client) = both_ends(&lab, "stays", STAYS);
     // A second is for one that does not end. A busy machine may spoil a try.
     let mut times = Vec::new();
     while times.len() < 3 {
@@ -458,12 +457,7 @@ fn the_programs_end_with_one_that_stays() {
 #[ignore = "needs root"]
 fn one_that_stays_is_told_when_its_device_is_deleted() {
     let lab = Lab::direct();
-    let prog = server_prog(&lab.server, "stays", STAYS);
-    let server = Server::new(&lab.server, [1]).start_with(&[prog]);
-    let prog = client_prog(lab.client(), "stays", 1, STAYS);
-    let client = Client::new(lab.client(), 1)
-        .options(&["-k", "1"])
-        .start_with(&[prog]);
+    let (server, client) = both_ends(&lab, "stays", STAYS);
     client.wait_up();
     for (host, lines) in [(&lab.server, &server.lines), (lab.client(), &client.lines)] {
         let pids = pids(host, "stays.pids", 2);
@@ -484,19 +478,13 @@ const CLEANS: &str = r#"
     }
     trap clean EXIT
     trap 'exit 0' TERM
-    echo $$ >>$0.pids
     while :; do sleep 1000 & wait "$!"; done"#;
 
 #[test]
 #[ignore = "needs root"]
 fn one_that_cleans_up_is_told_once() {
     let lab = Lab::direct();
-    let prog = server_prog(&lab.server, "cleans", CLEANS);
-    let mut server = Server::new(&lab.server, [1]).start_with(&[prog]);
-    let prog = client_prog(lab.client(), "cleans", 1, CLEANS);
-    let mut client = Client::new(lab.client(), 1)
-        .options(&["-k", "1"])
-        .start_with(&[prog]);
+    let (mut server, mut client) = both_ends(&lab, "cleans", CLEANS);
     client.wait_up();
     lab.client()
         .ip(&format!("link del {}", lab.client().tuns()[0]));

@@ -341,14 +341,9 @@ fn a_resolver_that_can_not_start_has_a_line() {
     let lab = Lab::direct();
     let names = format!("{SERVER4} tunnel.example\n");
     lab.client().etc("hosts", &names);
-    let calls = "?clone,?clone3,?fork,?vfork";
-    let (trace, inject) = (
-        format!("trace={calls}"),
-        format!("inject={calls}:error=EAGAIN:when=1"),
-    );
     let client = Client::new(lab.client(), 1)
         .to("tunnel.example")
-        .with(|launch| launch.under(&["strace", "-o", "trace", "-e", &trace, "-e", &inject]))
+        .with(|launch| launch.failing("?clone,?clone3,?fork,?vfork", "error=EAGAIN:when=1"))
         .start_with(&["/bin/true"]);
     client
         .lines
@@ -490,17 +485,10 @@ fn a_full_buffer_is_no_reason_for_another_address() {
     lab.client().etc("hosts", &names);
     let _server = Server::new(&lab.server, [1]).start();
     // The third keepalive; the sender is another process.
-    let full = [
-        "-e",
-        "trace=sendto",
-        "-e",
-        "inject=sendto:error=EAGAIN:when=3",
-    ];
-    let under = [&["strace", "-o", "trace"], &full[..]].concat();
     let client = Client::new(lab.client(), 1)
         .to("tunnel.example")
         .options(&["-k", "1"])
-        .with(|launch| launch.under(&under))
+        .with(|launch| launch.failing("sendto", "error=EAGAIN:when=3"))
         .start_with(&["/bin/true"]);
     client.lines.wait("answers from 198.51.100.3:5886");
     wait_until(PATIENCE, "the keepalive after", || {

@@ -9,8 +9,8 @@ use nix::sys::time::TimeSpec;
 
 use crate::sys::{self, FdWords};
 
-/// Some descriptors that must stay open, all of them below the bits of a word, as those are that a
-/// program opens first. So the rest of the set is empty at all times, and no loop goes over it.
+/// Some descriptors that must stay open. Their numbers are below the bits of a word, as those are
+/// that a program opens first: the rest of the set is empty at all times, and no loop goes over it.
 #[derive(Debug, Default)]
 pub struct Watch {
     wanted: c_ulong,

@@ -161,11 +161,7 @@ impl Program for Server {
             tuns: add(tuns.0.as_fd())?,
         };
         // A device made for a moment shows that devices can be made.
-        let tun = Tun::open(tun_mode)?;
-        if admission::is_reserved(&tun, max_descriptor) {
-            return Err(Errno::EMFILE).context(|| "create a tun device".into());
-        }
-        drop(tun);
+        admission::keep_reserve(&Tun::open(tun_mode)?, max_descriptor)?;
         let now = Instant::now();
         let server = Self {
             id,

@@ -69,6 +69,14 @@ impl Launch {
         self
     }
 
+    /// Lets system calls of it fail, of the first process only, as strace(1) is told; that writes all
+    /// calls of these names to the file `trace`.
+    #[must_use]
+    pub fn failing(self, calls: &str, how: &str) -> Self {
+        let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:{how}"));
+        self.under(&["strace", "-o", "trace", "-e", &trace, "-e", &inject])
+    }
+
     /// Adds what stands behind the options.
     #[must_use]
     pub fn operands(mut self, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {

@@ -149,9 +149,10 @@ impl Client {
             Some(_) => self.addresses.len(),
             None => 1,
         };
-        let mut good = self.addresses.iter().take(count);
-        let current = self.server.as_ref().map(Target::address);
-        if good.any(|&address| current == Some(address)) {
+        let good = &self.addresses[..count];
+        if let Some(server) = &self.server
+            && good.contains(&server.address())
+        {
             return;
         }
         if first_time {

@@ -26,10 +26,13 @@ const MAX_HELD: usize = 8;
 /// Descriptors that are kept for PROG, the log and the configuration directory.
 const RESERVED_DESCRIPTORS: rlim_t = 16;
 
-/// Whether a device took one of the last descriptors below this limit.
-pub(super) fn is_reserved(tun: &Tun, limit: rlim_t) -> bool {
+/// Refuses a device that took one of the last descriptors below this limit.
+pub(super) fn keep_reserve(tun: &Tun, limit: rlim_t) -> Result<()> {
     let number = rlim_t::try_from(tun.as_fd().as_raw_fd()).unwrap_or_default();
-    number + RESERVED_DESCRIPTORS >= limit
+    match number + RESERVED_DESCRIPTORS < limit {
+        true => Ok(()),
+        false => Err(Errno::EMFILE).context(|| "create a tun device".into()),
+    }
 }
 
 impl Server {
@@ -72,9 +75,9 @@ impl Server {
         let mut held = Vec::new();
         let tun = loop {
             let tun = Tun::open(self.tun_mode)?;
-            if is_reserved(&tun, self.max_descriptor) {
+            if let Err(error) = keep_reserve(&tun, self.max_descriptor) {
                 held.push(tun);
-                break Err(Errno::EMFILE).context(|| "create a tun device".into());
+                break Err(error);
             }
             if !self.is_name_in_use(tun.name()) {
                 break Ok(tun);
