@@ -12,44 +12,34 @@
 //! tell the administrator.
 //! `sys` holds every unsafe block.
 
-pub mod address;
-pub mod alone;
-pub mod authorized;
-mod background;
 pub mod backoff;
-mod batch;
-mod checksum;
-pub mod control;
-pub mod datagrams;
-pub mod destination;
-pub mod error;
-pub mod gro;
-pub mod gso;
-mod headers;
+pub mod datapath;
 pub mod hook;
-pub mod id;
-pub mod identity;
-pub mod inbound;
-pub mod log;
-mod memory;
-pub mod options;
-pub mod outbound;
-pub mod packet;
-mod pidfile;
-pub mod program;
-pub mod socket;
+pub mod io;
+pub mod offload;
+pub mod peers;
+pub mod report;
+pub mod startup;
 #[expect(
     unsafe_code,
     reason = "the one place for system calls that have no safe wrapper"
 )]
 pub mod sys;
-pub mod tally;
-pub mod target;
 #[cfg(test)]
 mod testing;
-pub mod throttle;
-pub mod trouble;
-pub mod tun;
-pub mod virtio_net;
-pub mod watch;
-mod words;
+pub mod wire;
+
+// The old names, for the time of the move.
+use self::datapath::batch;
+pub use self::datapath::{alone, destination, inbound, outbound, tally, trouble};
+use self::io::memory;
+pub use self::io::{control, datagrams, socket, target, tun, watch};
+use self::offload::{checksum, headers};
+pub use self::offload::{gro, gso, virtio_net};
+pub use self::peers::authorized;
+pub use self::report::{error, log, throttle};
+use self::startup::{background, pidfile};
+pub use self::startup::{identity, options, program};
+pub use self::sys::address;
+use self::sys::words;
+pub use self::wire::{id, packet};

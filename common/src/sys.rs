@@ -1,11 +1,13 @@
 //! Every unsafe block of the project: system calls for which there is no safe wrapper that fits.
 //! Each function does one thing.
 
+pub mod address;
 mod descriptor;
 mod pages;
 mod process;
 mod signals;
 mod tun;
+pub(crate) mod words;
 
 use std::io;
 
