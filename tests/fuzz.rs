@@ -7,11 +7,13 @@
 use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::control::{self, Control};
-use common::gro::Coalescer;
-use common::gso::{SuperPacket, complete_checksum};
-use common::virtio_net::{self, GsoType, VirtioNetHdr};
-use common::{address, destination, packet};
+use common::datapath::destination;
+use common::io::control::{self, Control};
+use common::offload::gro::Coalescer;
+use common::offload::gso::{SuperPacket, complete_checksum};
+use common::offload::virtio_net::{self, GsoType, VirtioNetHdr};
+use common::sys::address;
+use common::wire::packet;
 
 /// A seeded xorshift.
 struct Random(u64);

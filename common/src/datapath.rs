@@ -4,7 +4,7 @@
 //! became of it (`tally`, `trouble`).
 
 pub mod alone;
-pub(crate) mod batch;
+mod batch;
 pub mod destination;
 pub mod inbound;
 pub mod outbound;

@@ -15,7 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{AccessFlags, Pid, access};
 
-use crate::error::{Context, Result};
+use crate::report::error::{Context, Result};
 
 /// Where a program is looked for when there is no PATH, as at boot.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

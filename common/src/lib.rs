@@ -28,18 +28,3 @@ pub mod sys;
 #[cfg(test)]
 mod testing;
 pub mod wire;
-
-// The old names, for the time of the move.
-use self::datapath::batch;
-pub use self::datapath::{alone, destination, inbound, outbound, tally, trouble};
-use self::io::memory;
-pub use self::io::{control, datagrams, socket, target, tun, watch};
-use self::offload::{checksum, headers};
-pub use self::offload::{gro, gso, virtio_net};
-pub use self::peers::authorized;
-pub use self::report::{error, log, throttle};
-use self::startup::{background, pidfile};
-pub use self::startup::{identity, options, program};
-pub use self::sys::address;
-use self::sys::words;
-pub use self::wire::{id, packet};

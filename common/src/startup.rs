@@ -1,8 +1,8 @@
 //! The start of a program. Arguments come in, and a program that is set up, in the background and
 //! told to run goes out, or an exit status. Each program's `main` calls `program`, once.
 
-pub(crate) mod background;
+mod background;
 pub mod identity;
 pub mod options;
-pub(crate) mod pidfile;
+mod pidfile;
 pub mod program;

@@ -4,13 +4,13 @@ use std::fs;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use crate::checksum::Sum;
-use crate::gso::SuperPacket;
-use crate::headers::{
+use crate::offload::checksum::Sum;
+use crate::offload::gso::SuperPacket;
+use crate::offload::headers::{
     Ip, Transport, pseudo_header, pseudo_header_for, put_u16, set_length, to_u16,
 };
+use crate::offload::virtio_net::{GsoType, VirtioNetHdr};
 use crate::sys;
-use crate::virtio_net::{GsoType, VirtioNetHdr};
 
 /// A kind of flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

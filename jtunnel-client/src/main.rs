@@ -15,7 +15,7 @@ mod timeout;
 
 use std::process::ExitCode;
 
-use common::program;
+use common::startup::program;
 
 use crate::client::Client;
 

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use common::error::{Error, Result};
-use common::options::{Action, Common, common, other_action, parser, port, split, value};
+use common::report::error::{Error, Result};
+use common::startup::options::{Action, Common, common, other_action, parser, port, split, value};
 
 /// The words of `-h`, and of the manual's synopsis.
 pub(crate) const USAGE: &str = "\

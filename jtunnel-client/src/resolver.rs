@@ -6,12 +6,12 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use common::address::canonical;
 use common::backoff::Backoff;
-use common::error::reason;
-use common::log;
+use common::report::error::reason;
+use common::report::log;
+use common::report::throttle::Throttle;
+use common::sys::address::canonical;
 use common::sys::{self, Fork};
-use common::throttle::Throttle;
 use nix::fcntl::OFlag;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};

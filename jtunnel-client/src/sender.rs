@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use common::log;
-use common::outbound::{Exit, Outbound};
-use common::socket::Socket;
+use common::datapath::outbound::{Exit, Outbound};
+use common::datapath::tally::{Count, Tally};
+use common::datapath::trouble::TroubleLog;
+use common::io::socket::Socket;
+use common::io::target::Target;
+use common::io::tun::{Trouble, Tun};
+use common::report::log;
 use common::sys::{self, Wake};
-use common::tally::{Count, Tally};
-use common::target::Target;
-use common::trouble::TroubleLog;
-use common::tun::{Trouble, Tun};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use common::id::PeerId;
-use common::tally::Tally;
-use common::target::Target;
-use common::throttle::Throttle;
-use common::tun::Tun;
+use common::datapath::tally::Tally;
+use common::io::target::Target;
+use common::io::tun::Tun;
+use common::report::throttle::Throttle;
+use common::wire::id::PeerId;
 use nix::unistd::Pid;
 
 /// A client that flaps between two addresses is worth a line now and then, not each time.

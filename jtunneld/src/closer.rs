@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use common::io::tun::Tun;
 use common::sys::{self, Fork};
-use common::tun::Tun;
 use libc::{IFLA_GROUP, NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, RTM_DELLINK, RTM_SETLINK};
 use nix::fcntl::OFlag;
 use nix::net::if_::if_nametoindex;

@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
-use common::inbound::Inbound;
-use common::tally::Tally;
-use common::tun::{Trouble, Tun};
+use common::datapath::inbound::Inbound;
+use common::datapath::tally::Tally;
+use common::io::tun::{Trouble, Tun};
 
 use crate::clients::Slot;
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use common::backoff::Restart;
-use common::id::PeerId;
+use common::wire::id::PeerId;
 
 /// When each of them may have a new one: at once, but later each time if somebody goes on deleting.
 #[derive(Default)]

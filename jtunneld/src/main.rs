@@ -16,7 +16,7 @@ mod status;
 
 use std::process::ExitCode;
 
-use common::program;
+use common::startup::program;
 
 use crate::server::Server;
 

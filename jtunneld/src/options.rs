@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use common::error::{Error, Result};
-use common::options::{Action, Common, DEFAULT_PORT, common, other_action, parser, split};
+use common::report::error::{Error, Result};
+use common::startup::options::{Action, Common, DEFAULT_PORT, common, other_action, parser, split};
 
 /// The words of `-h`, and of the manual's synopsis.
 pub(crate) const USAGE: &str = "\

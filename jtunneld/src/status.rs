@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use common::id::PeerId;
-use common::log::{self, Delivery};
+use common::report::log::{self, Delivery};
+use common::wire::id::PeerId;
 
 use crate::clients::{Client, Clients};
 

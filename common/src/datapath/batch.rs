@@ -3,9 +3,9 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
-use crate::outbound::Exit;
-use crate::packet::HEADER_LEN;
-use crate::socket::is_refusal;
+use crate::datapath::outbound::Exit;
+use crate::io::socket::is_refusal;
+use crate::wire::packet::HEADER_LEN;
 
 /// UDP_MAX_SEGMENTS of `<linux/udp.h>`; Linux 6.9 allows twice as many.
 const MAX_SEGMENTS: usize = 64;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::headers::u16_at;
+use crate::offload::headers::u16_at;
 
 /// Protocol numbers (IANA).
 const UDP: u8 = 17;

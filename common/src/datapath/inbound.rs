@@ -6,10 +6,10 @@ use std::ops::Range;
 
 use nix::errno::Errno;
 
-use crate::gro::{self, Coalescer};
-use crate::tally::Tally;
-use crate::tun::{Trouble, Tun};
-use crate::virtio_net;
+use crate::datapath::tally::Tally;
+use crate::io::tun::{Trouble, Tun};
+use crate::offload::gro::{self, Coalescer};
+use crate::offload::virtio_net;
 
 /// A super-packet's virtio-net header, its own headers, and the payloads.
 const MAX_PARTS: usize = 2 + gro::MAX_PACKETS;

@@ -3,19 +3,19 @@
 
 use std::ops::Range;
 
-use crate::alone::Alone;
-use crate::batch::{Batch, Buffers, Segment};
-use crate::destination::is_addressed_to;
-use crate::gso::{self, SuperPacket};
-use crate::id::PeerId;
-use crate::memory;
-use crate::packet::HEADER_LEN;
-use crate::socket::Socket;
+use crate::datapath::alone::Alone;
+use crate::datapath::batch::{Batch, Buffers, Segment};
+use crate::datapath::destination::is_addressed_to;
+use crate::datapath::tally::Tally;
+use crate::io::memory;
+use crate::io::socket::Socket;
+use crate::io::target::Target;
+use crate::io::tun::{Trouble, Tun};
+use crate::offload::gso::{self, SuperPacket};
+use crate::offload::virtio_net::{self, GsoType, VirtioNetHdr};
 use crate::sys::Pages;
-use crate::tally::Tally;
-use crate::target::Target;
-use crate::tun::{Trouble, Tun};
-use crate::virtio_net::{self, GsoType, VirtioNetHdr};
+use crate::wire::id::PeerId;
+use crate::wire::packet::HEADER_LEN;
 
 /// The largest packet that a tun hands over, in bytes.
 const MAX_PACKET: usize = 65_535;
@@ -270,8 +270,8 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
-    use crate::datagrams::Datagrams;
-    use crate::socket::Bind;
+    use crate::io::datagrams::Datagrams;
+    use crate::io::socket::Bind;
     use crate::testing::{Flow, Random, super_packet};
 
     const ID: PeerId = PeerId::from_bytes([7; PeerId::LEN]);

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 
-use crate::error::reason;
-use crate::id::PeerId;
-use crate::log;
-use crate::socket::would_block;
-use crate::tally::Tally;
-use crate::target::Target;
-use crate::throttle::Throttle;
+use crate::datapath::tally::Tally;
+use crate::io::socket::would_block;
+use crate::io::target::Target;
+use crate::report::error::reason;
+use crate::report::log;
+use crate::report::throttle::Throttle;
+use crate::wire::id::PeerId;
 
 /// What was logged lately.
 pub struct TroubleLog {

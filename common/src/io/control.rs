@@ -3,7 +3,7 @@
 //! Layout (`struct cmsghdr` in `<linux/socket.h>`): length as `size_t`, level and type as `int`,
 //! then the data; each message begins at a multiple of the size of `size_t`.
 
-use crate::words;
+use crate::sys::words;
 
 const WORD: usize = size_of::<usize>();
 const HEADER_LEN: usize = WORD + 8;

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use crate::address::RawAddress;
-use crate::control::{Control, messages};
-use crate::memory;
+use crate::io::control::{Control, messages};
+use crate::io::memory;
+use crate::io::target::Source;
 use crate::sys::Pages;
-use crate::target::Source;
+use crate::sys::address::RawAddress;
 
 /// What one call received: a datagram, or several of one flow and one length behind each other,
 /// the last of which may be shorter. Kept for the next call, so that nothing is copied or cleared.

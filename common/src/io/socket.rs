@@ -12,13 +12,13 @@ use nix::sys::socket::{
 };
 use nix::sys::time::TimeVal;
 
-use crate::address::RawAddress;
-use crate::control::Control;
-use crate::datagrams::Datagrams;
-use crate::error::{Context, Result};
-use crate::memory;
+use crate::io::control::Control;
+use crate::io::datagrams::Datagrams;
+use crate::io::memory;
+use crate::io::target::{Source, Target};
+use crate::report::error::{Context, Result};
 use crate::sys;
-use crate::target::{Source, Target};
+use crate::sys::address::RawAddress;
 
 /// Receive buffer, in bytes: room for all that comes while a busy processor is elsewhere for
 /// 10 ms. The default of 208 KiB loses bursts.

@@ -4,9 +4,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::address::RawAddress;
-use crate::control::Control;
-use crate::datagrams::Datagrams;
+use crate::io::control::Control;
+use crate::io::datagrams::Datagrams;
+use crate::sys::address::RawAddress;
 
 /// No path has an MTU that this would not pass (RFC 791: 576).
 const SHORT_SEGMENT: usize = 512;

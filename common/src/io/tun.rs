@@ -16,10 +16,10 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::uio::writev;
 use nix::unistd::{read, write};
 
-use crate::error::{Context, Result};
-use crate::memory;
+use crate::io::memory;
+use crate::offload::virtio_net;
+use crate::report::error::{Context, Result};
 use crate::sys;
-use crate::virtio_net;
 
 const DEVICE: &str = "/dev/net/tun";
 /// Packets that may wait to be read, as many as in an Ethernet device. The 500 of a tun run over

@@ -3,11 +3,11 @@
 
 use std::ops::Range;
 
-use crate::headers::{
+use crate::offload::headers::{
     Headers, Ip, PSH, TCP_FLAGS, Transport, pseudo_header_for, put_u16, set_length, to_u16, u16_at,
     u32_at,
 };
-use crate::virtio_net::{self, GsoType, VirtioNetHdr};
+use crate::offload::virtio_net::{self, GsoType, VirtioNetHdr};
 
 /// How many packets become one: as many as the kernel cuts one into (UDP_MAX_SEGMENTS).
 pub(crate) const MAX_PACKETS: usize = 64;

@@ -3,9 +3,11 @@
 
 use std::ops::Range;
 
-use crate::checksum::Sum;
-use crate::headers::{Ip, PSH, TCP_FLAGS, Transport, put_u16, set_length, to_u16, u16_at, u32_at};
-use crate::virtio_net::{GsoType, VirtioNetHdr};
+use crate::offload::checksum::Sum;
+use crate::offload::headers::{
+    Ip, PSH, TCP_FLAGS, Transport, put_u16, set_length, to_u16, u16_at, u32_at,
+};
+use crate::offload::virtio_net::{GsoType, VirtioNetHdr};
 
 /// Flags of TCP (RFC 9293, 3.1; RFC 3168).
 const FIN: u8 = 0x01;
@@ -144,7 +146,7 @@ pub fn complete_checksum(packet: &mut [u8], header: &VirtioNetHdr) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::headers::{Headers, pseudo_header_for};
+    use crate::offload::headers::{Headers, pseudo_header_for};
     use crate::testing::{Flow, Random, segments, super_packet};
 
     #[test]

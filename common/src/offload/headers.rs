@@ -1,6 +1,6 @@
 //! Where things are in a packet: IPv4 or IPv6 with TCP or UDP. Pure.
 
-use crate::checksum::Sum;
+use crate::offload::checksum::Sum;
 
 /// Length of an IPv4 header without options, in bytes (RFC 791).
 pub(crate) const IPV4_LEN: usize = 20;

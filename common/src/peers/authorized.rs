@@ -8,10 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::error::reason;
-use crate::id::PeerId;
-use crate::log;
-use crate::throttle::Throttle;
+use crate::report::error::reason;
+use crate::report::log;
+use crate::report::throttle::Throttle;
+use crate::wire::id::PeerId;
 
 /// The largest peer file that is looked at, in bytes.
 const MAX_CONTENT: u64 = 4096;

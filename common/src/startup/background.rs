@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use nix::fcntl::OFlag;
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, pipe2, setsid};
 
-use crate::error::{Context, EX_SYSTEM, Result};
+use crate::report::error::{Context, EX_SYSTEM, Result};
 use crate::sys::{self, Fork};
 
 /// Which process this is after [`start`].

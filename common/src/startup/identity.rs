@@ -9,10 +9,10 @@ use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 
-use crate::error::{Context, Error, Result};
-use crate::id::{NotAnId, PeerId};
-use crate::options::Common;
+use crate::report::error::{Context, Error, Result};
+use crate::startup::options::Common;
 use crate::sys;
+use crate::wire::id::{NotAnId, PeerId};
 
 /// The largest content that can be an identifier with white space around it, in bytes.
 const MAX_CONTENT: u64 = 64;

@@ -8,9 +8,9 @@ use std::str::FromStr;
 
 use getopts::{Matches, Options, ParsingStyle};
 
-use crate::error::{Error, Result};
-use crate::id::PeerId;
-use crate::packet::{HEADER_LEN, MAX_DATAGRAM};
+use crate::report::error::{Error, Result};
+use crate::wire::id::PeerId;
+use crate::wire::packet::{HEADER_LEN, MAX_DATAGRAM};
 
 /// The port of a server, j-t-u-n on a telephone.
 pub const DEFAULT_PORT: u16 = 5886;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use crate::error::{Context, Result};
+use crate::report::error::{Context, Result};
 
 /// A pid file of this process; it goes when the value goes.
 #[derive(Debug)]

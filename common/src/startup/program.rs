@@ -6,11 +6,13 @@ use std::process::ExitCode;
 
 use nix::sys::signal::Signal;
 
-use crate::background::{self, Started};
-use crate::error::{Context, Error, Result};
-use crate::options::{Action, Common};
-use crate::pidfile::PidFile;
-use crate::{identity, log, sys};
+use crate::report::error::{Context, Error, Result};
+use crate::report::log;
+use crate::startup::background::{self, Started};
+use crate::startup::identity;
+use crate::startup::options::{Action, Common};
+use crate::startup::pidfile::PidFile;
+use crate::sys;
 
 /// One of the two programs.
 pub trait Program: Sized {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use libc::{AF_INET, AF_INET6};
 
-use crate::words;
+use crate::sys::words;
 
 /// Room for a `sockaddr_in6`, the larger of the two, in bytes.
 pub(crate) const RAW_LEN: usize = 28;

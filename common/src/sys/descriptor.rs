@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 
 use super::fit;
-use crate::address::RawAddress;
+use crate::sys::address::RawAddress;
 
 /// What `recvmsg` said of one datagram.
 pub(crate) struct Received {

@@ -1,6 +1,6 @@
 //! The wire format: 8 bytes of the sender's identifier, then the payload. Pure.
 
-use crate::id::PeerId;
+use crate::wire::id::PeerId;
 
 /// Length of the header of each datagram, in bytes.
 pub const HEADER_LEN: usize = PeerId::LEN;

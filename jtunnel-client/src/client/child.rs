@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use common::error::reason;
-use common::log;
+use common::report::error::reason;
+use common::report::log;
 use common::sys::{self, Fork, Pages};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

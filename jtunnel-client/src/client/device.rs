@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::error::reason;
 use common::hook;
-use common::log;
-use common::tun::Tun;
+use common::io::tun::Tun;
+use common::report::error::reason;
+use common::report::log;
 use nix::net::if_::if_indextoname;
 
 use super::Client;

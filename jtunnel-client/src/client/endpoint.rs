@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use common::log;
-use common::packet;
-use common::socket::{Socket, would_block};
+use common::io::socket::{Socket, would_block};
+use common::io::target::Target;
+use common::report::log;
 use common::sys::{self, Wake};
-use common::target::Target;
+use common::wire::packet;
 
 use super::Client;
 use crate::resolver::Answer;

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use common::log;
-use common::packet::{self, HEADER_LEN, Payload};
-use common::target::Target;
-use common::tun::Trouble;
+use common::io::target::Target;
+use common::io::tun::Trouble;
+use common::report::log;
+use common::wire::packet::{self, HEADER_LEN, Payload};
 
 use super::Client;
 

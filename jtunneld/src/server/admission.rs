@@ -3,10 +3,10 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use common::error::{Context, Result, reason};
-use common::id::PeerId;
-use common::log;
-use common::tun::Tun;
+use common::io::tun::Tun;
+use common::report::error::{Context, Result, reason};
+use common::report::log;
+use common::wire::id::PeerId;
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::resource::rlim_t;

@@ -4,8 +4,9 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use common::hook;
-use common::watch::Watch;
-use common::{log, sys};
+use common::io::watch::Watch;
+use common::report::log;
+use common::sys;
 
 use super::Server;
 use crate::clients::{Prog, Slot};

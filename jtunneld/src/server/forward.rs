@@ -3,14 +3,14 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use common::datagrams::Datagrams;
-use common::error::reason;
-use common::inbound::write_packet;
-use common::log;
-use common::outbound::Exit;
-use common::packet::{self, HEADER_LEN, MAX_DATAGRAM, Payload};
-use common::socket::{Socket, would_block};
-use common::tun::Trouble;
+use common::datapath::inbound::write_packet;
+use common::datapath::outbound::Exit;
+use common::io::datagrams::Datagrams;
+use common::io::socket::{Socket, would_block};
+use common::io::tun::Trouble;
+use common::report::error::reason;
+use common::report::log;
+use common::wire::packet::{self, HEADER_LEN, MAX_DATAGRAM, Payload};
 use nix::sys::epoll::EpollTimeout;
 
 use super::Server;
