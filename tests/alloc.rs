@@ -6,8 +6,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::os::fd::AsFd;
 
+use common::datapath::exit::Exit;
 use common::datapath::inbound::Inbound;
-use common::datapath::outbound::{Exit, Outbound};
+use common::datapath::outbound::Outbound;
 use common::datapath::tally::Tally;
 use common::io::datagrams::Datagrams;
 use common::io::socket::{Bind, Socket};

@@ -302,3 +302,94 @@ fn every_failure_of_others_has_a_test() {
         assert!(text.contains(&definition), "{name} is not there");
     }
 }
+
+/// The rooms of `common` on their floors, as README's table has them: what lives there, and how high.
+fn floors() -> Vec<(String, u32)> {
+    let readme = read("README.md");
+    let rows = readme.lines().filter_map(|line| {
+        let (floor, rest) = line.strip_prefix("| ")?.split_once(" | ")?;
+        Some((floor.parse::<u32>().ok()?, rest.split_once(" | ")?.0))
+    });
+    let rooms = rows.flat_map(|(floor, rooms)| {
+        let rooms = rooms.split(", ").map(|room| room.trim_matches('`'));
+        rooms.map(move |room| (room.trim_end_matches(['/']).replace(".rs", ""), floor))
+    });
+    rooms.collect()
+}
+
+/// Each file of `common` as a path of modules, with those that it names, but for its tests.
+fn imports() -> Vec<(String, Vec<String>)> {
+    let sources = root().join("common/src");
+    let mut files = Vec::new();
+    let mut folders = vec![sources.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let (code, _) = text
+                .split_once("\n#[cfg(test)]\nmod tests")
+                .unwrap_or((&text, ""));
+            let named = code.split("crate::").skip(1).map(|rest| {
+                let end = rest.find(|c: char| !(c.is_ascii_lowercase() || "_:".contains(c)));
+                rest[..end.unwrap_or(rest.len())]
+                    .trim_end_matches(':')
+                    .to_owned()
+            });
+            let name = path.strip_prefix(&sources).unwrap().with_extension("");
+            let name = name.to_str().unwrap().replace('/', "::");
+            files.push((name, named.collect()));
+        }
+    }
+    // The plan and what tests build with stand outside the floors.
+    files.retain(|(name, _)| name != "lib" && name != "testing");
+    files
+}
+
+#[test]
+#[ignore = "needs root"]
+fn imports_go_down_only_and_in_no_circle() {
+    let (floors, imports) = (floors(), imports());
+    let room = |module: &str| module.split("::").next().unwrap().to_owned();
+    let floor = |module: &str| {
+        let found = floors.iter().find(|(name, _)| *name == room(module));
+        found
+            .unwrap_or_else(|| panic!("README has no room for {module}"))
+            .1
+    };
+    let mut count = 0;
+    for (file, named) in &imports {
+        for other in named {
+            let within = room(file) == room(other);
+            assert!(
+                within || floor(file) > floor(other),
+                "{file} imports {other}"
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count} imports were found");
+    // Who imports nothing that is left can go: where nobody can, there is a circle.
+    let mut left: Vec<(&str, Vec<&str>)> = Vec::new();
+    let names: Vec<&str> = imports.iter().map(|(file, _)| file.as_str()).collect();
+    for (file, named) in &imports {
+        let files = named.iter().filter_map(|other| {
+            let is_it = |name: &&&str| other == *name || other.starts_with(&format!("{name}::"));
+            names
+                .iter()
+                .filter(is_it)
+                .max_by_key(|name| name.len())
+                .copied()
+        });
+        left.push((file, files.filter(|other| other != file).collect()));
+    }
+    while !left.is_empty() {
+        let waiting: BTreeSet<&str> = left.iter().map(|(file, _)| *file).collect();
+        let before = left.len();
+        left.retain(|(_, named)| named.iter().any(|other| waiting.contains(other)));
+        assert!(left.len() < before, "a circle is among {left:?}");
+    }
+}

@@ -6,6 +6,7 @@
 pub mod alone;
 mod batch;
 pub mod destination;
+pub mod exit;
 pub mod inbound;
 pub mod outbound;
 pub mod tally;

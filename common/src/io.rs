@@ -6,6 +6,7 @@ pub mod control;
 pub mod datagrams;
 pub(crate) mod memory;
 pub mod socket;
+pub mod source;
 pub mod target;
 pub mod tun;
 pub mod watch;

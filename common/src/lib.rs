@@ -1,16 +1,22 @@
-//! What `jtunneld` and `jtunnel-client` share.
+//! What `jtunneld` and `jtunnel-client` share: the plan of the house.
 //!
 //! ```text
-//! kernel --> tun --> outbound (gso cuts, packet encapsulates, batch gathers) --> socket --> peer
-//! kernel <-- tun <-- inbound (gro joins) <-- packet (decapsulates) <-- socket (datagrams) <-- peer
+//!            io        datapath                                      io
+//! kernel --> tun  -->  outbound (offload cuts, wire heads, batch) -> socket --> peer
+//! kernel <-- tun  <--  inbound (offload joins)  <--  wire  <-------- socket <-- peer
+//!                                         |
+//!                              peers: may it come in?   hook: PROG for the new device
 //! ```
 //!
-//! Pure files do no I/O: `packet`, `id`, `headers`, `checksum`, `virtio_net`, `gso`, `gro`,
-//! `destination`, `address`, `control`, `alone`, `backoff`, `throttle`, `tally`, `words`.
-//! The start of a program: `program`, `options`, `identity`, `background`, `pidfile`.
-//! Around the packets: `authorized` says whose are taken, `hook` runs PROG, `log` and `trouble`
-//! tell the administrator.
-//! `sys` holds every unsafe block.
+//! Three floors. Who is above imports from below, never the other way round.
+//!
+//! Floor 3: `datapath`, the packet's way.
+//!
+//! Floor 2, what it goes by: `io`, sockets and devices; `peers`, who may come in; `hook`, PROG;
+//! `startup`, from a command line to a program that runs.
+//!
+//! Floor 1, what all of it is made of: `wire`, what a datagram is; `offload`, arithmetic with
+//! packets; `report`, what is told; `backoff`, how long to wait; `sys`, every unsafe block.
 
 pub mod backoff;
 pub mod datapath;

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use common::datapath::outbound::{Exit, Outbound};
+use common::datapath::exit::Exit;
+use common::datapath::outbound::Outbound;
 use common::datapath::tally::{Count, Tally};
 use common::datapath::trouble::TroubleLog;
 use common::io::socket::Socket;

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
-use crate::datapath::outbound::Exit;
+use crate::datapath::exit::Exit;
 use crate::io::socket::is_refusal;
 use crate::wire::packet::HEADER_LEN;
 

@@ -6,10 +6,8 @@ use std::ops::Range;
 use crate::datapath::alone::Alone;
 use crate::datapath::batch::{Batch, Buffers, Segment};
 use crate::datapath::destination::is_addressed_to;
-use crate::datapath::tally::Tally;
+use crate::datapath::exit::Exit;
 use crate::io::memory;
-use crate::io::socket::Socket;
-use crate::io::target::Target;
 use crate::io::tun::{Trouble, Tun};
 use crate::offload::gso::{self, SuperPacket};
 use crate::offload::virtio_net::{self, GsoType, VirtioNetHdr};
@@ -35,26 +33,6 @@ const HEADS_LEN: usize = HEADER_LEN + MAX_PACKET;
 const MAX_PACKETS: usize = 64;
 const MAX_BYTES: usize = 4 * MAX_PACKET;
 const MAX_DATAGRAMS: u64 = 256;
-
-/// Where packets leave, and what becomes of them.
-pub struct Exit<'a> {
-    /// The socket that they leave by.
-    pub socket: &'a Socket,
-    /// The peer.
-    pub target: &'a mut Target,
-    /// Kept by every step.
-    pub tally: &'a mut Tally,
-}
-
-impl Exit<'_> {
-    /// Sends one datagram.
-    fn send(&mut self, datagram: &[u8]) {
-        match self.socket.send(datagram, self.target) {
-            Ok(()) => self.tally.count.add(datagram.len() - HEADER_LEN),
-            Err(error) => self.tally.lose(1, error),
-        }
-    }
-}
 
 /// One end's way out.
 pub struct Outbound {
@@ -270,8 +248,9 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::datapath::tally::Tally;
     use crate::io::datagrams::Datagrams;
-    use crate::io::socket::Bind;
+    use crate::io::socket::{Bind, Socket};
     use crate::testing::{Flow, Random, super_packet};
 
     const ID: PeerId = PeerId::from_bytes([7; PeerId::LEN]);

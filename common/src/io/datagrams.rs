@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::io::control::{Control, messages};
 use crate::io::memory;
-use crate::io::target::Source;
+use crate::io::source::Source;
 use crate::sys::Pages;
 use crate::sys::address::RawAddress;
 

@@ -1,65 +1,18 @@
 //! Where datagrams go: the peer's address, the local one that they leave from, and how many may
 //! leave at once.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::io::control::Control;
 use crate::io::datagrams::Datagrams;
+use crate::io::source::Source;
 use crate::sys::address::RawAddress;
 
 /// No path has an MTU that this would not pass (RFC 791: 576).
 const SHORT_SEGMENT: usize = 512;
 /// How long segments that were refused go singly.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
-
-/// The local address that a datagram came to, so that the answer leaves from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// IPv4 in mapped form.
-    address: Ipv6Addr,
-    /// 0 but for link-local addresses: an index would override the routing table.
-    interface: u32,
-}
-
-impl Source {
-    /// The local address that an IPv6 datagram came to.
-    pub(crate) fn from_v6(info: &[u8]) -> Option<Self> {
-        let address = Ipv6Addr::from(*info.first_chunk::<16>()?);
-        let index = u32::from_ne_bytes(*info.get(16..)?.first_chunk::<4>()?);
-        let link_local = address.is_unicast_link_local();
-        Some(Self {
-            address,
-            interface: if link_local { index } else { 0 },
-        })
-    }
-
-    /// The one that an IPv4 datagram came to: the last of ipi_ifindex, ipi_spec_dst and ipi_addr,
-    /// which is the destination in the header.
-    pub(crate) fn from_v4(info: &[u8]) -> Option<Self> {
-        let address = Ipv4Addr::from(*info.get(8..)?.first_chunk::<4>()?);
-        Some(Self {
-            address: address.to_ipv6_mapped(),
-            interface: 0,
-        })
-    }
-
-    /// Asks for it with `in6_pktinfo` or `in_pktinfo` (ipv6(7), ip(7)), by the socket's family.
-    fn push_to(self, control: &mut Control, ipv6: bool) {
-        let interface = self.interface.to_ne_bytes();
-        let address = self.address.octets();
-        if ipv6 {
-            let mut info = [0; 20];
-            info[..16].copy_from_slice(&address);
-            info[16..].copy_from_slice(&interface);
-            control.push(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
-        } else {
-            let mut info = [0; 12];
-            info[4..8].copy_from_slice(&address[12..]);
-            control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
-        }
-    }
-}
 
 /// Where to send: a peer's address, and the local address to send from, if there is a choice.
 #[derive(Clone, Copy)]
@@ -94,7 +47,7 @@ impl Target {
             address,
             raw: RawAddress::new(address, ipv6),
             source,
-            any_interface: source.is_some_and(|source| source.interface == 0),
+            any_interface: source.is_some_and(Source::is_any_interface),
             control,
             max_segment: if segments { usize::MAX } else { 0 },
             refused: None,
@@ -152,6 +105,8 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     fn target(segments: bool) -> Target {

@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::time::Instant;
 
+use common::datapath::exit::Exit;
 use common::datapath::inbound::write_packet;
-use common::datapath::outbound::Exit;
 use common::io::datagrams::Datagrams;
 use common::io::socket::{Socket, would_block};
 use common::io::tun::Trouble;
