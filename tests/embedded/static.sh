@@ -28,6 +28,9 @@ export PATH
 export RUSTC_BOOTSTRAP=1
 # link-self-contained: rustc looks for a musl of its own; zig has one.
 flags="-C target-feature=+crt-static -C relocation-model=static -C link-self-contained=no"
+# Those of .cargo/config.toml, which these replace.
+flags="$flags --cfg chacha20_backend=\"soft\" --cfg poly1305_backend=\"soft\""
+flags="$flags --cfg curve25519_dalek_backend=\"serial\""
 # A panic is a bug and ends the program in any case; its message costs 60 KB.
 abort="-Zunstable-options -Cpanic=immediate-abort"
 
