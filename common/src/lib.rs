@@ -16,12 +16,14 @@
 //! `startup`, from a command line to a program that runs.
 //!
 //! Floor 1, what all of it is made of: `wire`, what a datagram is; `offload`, arithmetic with
-//! packets; `report`, what is told; `backoff`, how long to wait; `sys`, every unsafe block.
+//! packets; `keyed`, the protocol of signed and sealed links; `report`, what is told; `backoff`,
+//! how long to wait; `sys`, every unsafe block.
 
 pub mod backoff;
 pub mod datapath;
 pub mod hook;
 pub mod io;
+pub mod keyed;
 pub mod offload;
 pub mod peers;
 pub mod report;

@@ -1,0 +1,54 @@
+//! The bytes of OPEN and CHAL.
+
+use super::Id;
+use super::cipher::{Key, Public, TAG_LEN, hash, is_hash};
+
+/// Type of the message in which a client opens a session.
+pub(super) const OPEN: u8 = 0x11;
+/// Type of the message in which a server challenges a client.
+pub(super) const CHALLENGE: u8 = 0x12;
+
+/// Length of either, in bytes.
+pub const HANDSHAKE_LEN: usize = 96;
+const TAGGED: usize = HANDSHAKE_LEN - TAG_LEN;
+
+/// A handshake as it travels.
+pub type Handshake = [u8; HANDSHAKE_LEN];
+
+/// What an OPEN or a CHAL says.
+pub(super) struct Content {
+    /// Of the OPEN, or of the one answered; zero in a nudge.
+    pub(super) number: u32,
+    /// The client's public key; in a nudge header and tag of what could not be read.
+    pub(super) ec: Public,
+    /// The server's public key; zero in an OPEN that knows none.
+    pub(super) es: Public,
+}
+
+/// The datagram of this content, from `sender`.
+pub(super) fn encode(sender: &Id, kind: u8, content: &Content, key: &Key) -> Handshake {
+    let mut bytes = [0; HANDSHAKE_LEN];
+    bytes[..8].copy_from_slice(sender);
+    bytes[8] = kind;
+    bytes[12..16].copy_from_slice(&content.number.to_be_bytes());
+    bytes[16..48].copy_from_slice(&content.ec);
+    bytes[48..80].copy_from_slice(&content.es);
+    let tag = hash(key, &[&bytes[..TAGGED]]);
+    bytes[TAGGED..].copy_from_slice(&tag.bytes()[..TAG_LEN]);
+    bytes
+}
+
+/// What the datagram says, if its tag is right.
+pub(super) fn decode(bytes: &Handshake, key: &Key) -> Option<Content> {
+    let (tagged, tag) = bytes.split_at(TAGGED);
+    if !is_hash(key, tagged, tag) {
+        return None;
+    }
+    let (number, keys) = tagged[12..].split_first_chunk()?;
+    let (ec, es) = keys.split_first_chunk()?;
+    Some(Content {
+        number: u32::from_be_bytes(*number),
+        ec: *ec,
+        es: *es.first_chunk()?,
+    })
+}

@@ -1,0 +1,227 @@
+//! DATA and PING: how the packets of a session are sealed and opened, in place.
+
+use std::ops::Range;
+
+use super::Id;
+use super::cipher::{self, Key, TAG_LEN};
+use super::discard::Discard;
+use super::handshake::{CHALLENGE, Handshake, OPEN};
+use super::secret::Word;
+use super::window::Window;
+
+/// Type of a packet.
+pub(super) const DATA: u8 = 0x13;
+/// Type of a client's question whether the session stands.
+pub(super) const PING: u8 = 0x14;
+
+/// Bytes before the payload.
+pub const HEADER_LEN: usize = 16;
+/// Bytes that a keyed link adds to a packet.
+pub const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
+
+/// A DATA without payload, or a PING.
+pub type Empty = [u8; OVERHEAD];
+
+/// Senders stop before the counter could begin again.
+const LAST_COUNTER: u32 = u32::MAX - 65536;
+
+/// A name of a session.
+pub(super) type Name = [u8; 3];
+
+/// The header of a DATA or PING.
+#[derive(Clone, Copy)]
+pub(super) struct Header {
+    pub(super) is_ping: bool,
+    pub(super) name: Name,
+    pub(super) counter: u32,
+}
+
+/// A datagram by its type; the tag is not looked at yet.
+pub(super) enum Message<'a> {
+    Open(&'a Handshake),
+    Challenge(&'a Handshake),
+    Packet(Header),
+}
+
+impl<'a> Message<'a> {
+    /// Never reads beyond the datagram, whose first 8 bytes have told the sender.
+    #[inline]
+    pub(super) fn of(datagram: &'a [u8]) -> Result<Self, Discard> {
+        let Some((header, _)) = datagram.split_first_chunk::<HEADER_LEN>() else {
+            return Err(discard_short(datagram));
+        };
+        let &[.., kind, a, b, c, n0, n1, n2, n3] = header;
+        match kind {
+            DATA | PING if datagram.len() >= OVERHEAD => {
+                if kind == PING && datagram.len() != OVERHEAD {
+                    return Err(Discard::Malformed);
+                }
+                Ok(Self::Packet(Header {
+                    is_ping: kind == PING,
+                    name: [a, b, c],
+                    counter: u32::from_be_bytes([n0, n1, n2, n3]),
+                }))
+            }
+            OPEN | CHALLENGE if [a, b, c] == [0; 3] => {
+                let bytes = datagram.try_into().map_err(|_| Discard::Malformed)?;
+                Ok(if kind == OPEN {
+                    Self::Open(bytes)
+                } else {
+                    Self::Challenge(bytes)
+                })
+            }
+            _ => Err(discard_short(datagram)),
+        }
+    }
+}
+
+/// What is not keyed: plain, or nothing at all.
+#[cold]
+fn discard_short(datagram: &[u8]) -> Discard {
+    let is_plain = match datagram.get(8..) {
+        None => false,
+        Some([]) => true,
+        Some([0x01 | 0x02, ..]) => datagram.len() == 8 + 5,
+        Some([first, ..]) => matches!(first >> 4, 4 | 6),
+    };
+    if is_plain {
+        Discard::Plain
+    } else {
+        Discard::Malformed
+    }
+}
+
+/// The sending half of a session: one key, one counter. It is moved to where it is used, a child
+/// for instance; what is left behind is overwritten.
+pub struct Sealer {
+    word: Word,
+    key: Key,
+    /// The last one used.
+    counter: u32,
+    /// Identifier, type and name.
+    start: [u8; 12],
+}
+
+impl Sealer {
+    pub(super) fn new(word: Word, key: Key, sender: Id, kind: u8, name: Name) -> Self {
+        let mut start = [0; 12];
+        start[..8].copy_from_slice(&sender);
+        start[8] = kind;
+        start[9..].copy_from_slice(&name);
+        Self {
+            word,
+            key,
+            counter: 0,
+            start,
+        }
+    }
+
+    /// How it protects.
+    pub fn word(&self) -> Word {
+        self.word
+    }
+
+    /// Makes the datagram of a packet that lies in `slot` behind room for [`HEADER_LEN`] bytes and
+    /// before room for [`TAG_LEN`], and writes header and tag there. False, with the slot of no
+    /// more use, if there is no counter left, or no room: nothing may be sent then.
+    #[must_use]
+    #[inline]
+    pub fn seal(&mut self, slot: &mut [u8]) -> bool {
+        self.try_seal(slot).is_some()
+    }
+
+    fn try_seal(&mut self, slot: &mut [u8]) -> Option<()> {
+        let payload_end = slot.len().checked_sub(TAG_LEN)?;
+        let (authenticated, tag_room) = slot.split_at_mut_checked(payload_end)?;
+        let header = authenticated.first_chunk_mut::<HEADER_LEN>()?;
+        if self.counter >= LAST_COUNTER {
+            return None;
+        }
+        // Used up even if what follows fails: never twice.
+        self.counter += 1;
+        header[..12].copy_from_slice(&self.start);
+        header[12..].copy_from_slice(&self.counter.to_be_bytes());
+        let (aad, text) = parts(self.word, authenticated);
+        tag_room.copy_from_slice(&cipher::seal(&self.key, self.counter, aad, text)?);
+        Some(())
+    }
+
+    /// A datagram without payload.
+    pub(super) fn empty(&mut self) -> Option<Empty> {
+        let mut slot = [0; OVERHEAD];
+        self.seal(&mut slot).then_some(slot)
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_counter(&mut self, counter: u32) {
+        self.counter = counter;
+    }
+}
+
+/// What is authenticated only, and what is encrypted.
+#[inline]
+fn parts(word: Word, bytes: &mut [u8]) -> (&[u8], &mut [u8]) {
+    let (aad, text) = bytes.split_at_mut(match word {
+        Word::Seal => HEADER_LEN,
+        Word::Sign => bytes.len(),
+    });
+    (aad, text)
+}
+
+/// Checks a datagram and decrypts its payload in place. If it is forged the datagram stays as it is.
+#[inline]
+pub(super) fn open(
+    word: Word,
+    key: &Key,
+    counter: u32,
+    datagram: &mut [u8],
+) -> Result<(), Discard> {
+    let (authenticated, tag) = datagram.split_last_chunk_mut().ok_or(Discard::Malformed)?;
+    if authenticated.len() < HEADER_LEN {
+        return Err(Discard::Malformed);
+    }
+    let (aad, text) = parts(word, authenticated);
+    if cipher::open(key, counter, aad, text, tag) {
+        Ok(())
+    } else {
+        Err(Discard::Forged)
+    }
+}
+
+/// Where the payload of an opened DATA is, if it holds one.
+#[inline]
+pub(super) fn payload(datagram: &[u8]) -> Result<Option<Range<usize>>, Discard> {
+    let range = HEADER_LEN..datagram.len().saturating_sub(TAG_LEN);
+    match datagram.get(range.clone()) {
+        Some([]) => Ok(None),
+        Some([first, ..]) if matches!(first >> 4, 4 | 6) => Ok(Some(range)),
+        _ => Err(Discard::NotIp),
+    }
+}
+
+/// The receiving half of a session: one key and what has been seen.
+pub(super) struct Opener {
+    word: Word,
+    key: Key,
+    window: Window,
+}
+
+impl Opener {
+    pub(super) fn new(word: Word, key: Key) -> Self {
+        Self {
+            word,
+            key,
+            window: Window::new(),
+        }
+    }
+
+    /// Opens a DATA in place. Returns whether its counter is the highest so far.
+    #[inline]
+    pub(super) fn open(&mut self, counter: u32, datagram: &mut [u8]) -> Result<bool, Discard> {
+        if !self.window.is_new(counter) {
+            return Err(Discard::Replayed);
+        }
+        open(self.word, &self.key, counter, datagram)?;
+        Ok(self.window.mark(counter))
+    }
+}

@@ -1,0 +1,203 @@
+//! The published bytes of every message, under both words.
+
+use std::time::{Duration, Instant};
+
+use super::cipher::{Key, hash, public};
+use super::client::{self, Client, Due};
+use super::derivation::Pair;
+use super::secret::{Content, Secret, Word, line, parse};
+use super::server::{self, Server};
+use super::session::{DATA, PING, Sealer};
+use super::{HEADER_LEN, Id, OVERHEAD, TAG_LEN};
+
+const TEXT: &str = include_str!("../../../tests/vectors/keyed.txt");
+
+const CLIENT: Id = [0xc1; 8];
+const SERVER: Id = [0x5e; 8];
+/// What the client's and the server's private keys are made of.
+const EC: u8 = 0x11;
+const ES: u8 = 0x22;
+
+/// The bytes behind these words.
+fn vector(name: &str) -> Vec<u8> {
+    let mut lines = TEXT.lines().filter_map(|line| line.rsplit_once(' '));
+    let (_, digits) = lines.find(|(words, _)| *words == name).expect(name);
+    hex::decode(digits).expect("hex digits")
+}
+
+pub(super) fn secret(word: Word) -> Secret {
+    let key = std::array::from_fn(|index| u8::try_from(index).expect("below 32"));
+    match parse(line(word, &key).as_bytes()) {
+        Ok(Content::Keyed(secret)) => secret,
+        _ => panic!("not a line"),
+    }
+}
+
+/// Always the same byte.
+fn all(byte: u8) -> impl FnMut(&mut [u8]) -> bool {
+    move |bytes| {
+        bytes.fill(byte);
+        true
+    }
+}
+
+struct Vectors(Word);
+
+impl Vectors {
+    fn get(&self, name: &str) -> Vec<u8> {
+        vector(&format!("{} {name}", self.0))
+    }
+}
+
+/// Room, packet, room.
+fn slot(packet: &[u8]) -> Vec<u8> {
+    [&[0; HEADER_LEN], packet, &[0; TAG_LEN]].concat()
+}
+
+fn packet() -> Vec<u8> {
+    hex::decode("450000150000000040fd65ea0a0000010a00000278").expect("hex digits")
+}
+
+#[test]
+fn keys() {
+    let (ec, es) = (Key::new([EC; 32]), Key::new([ES; 32]));
+    let both = (public(&ec), public(&es));
+    assert_eq!(both.0[..], vector("Ec"));
+    assert_eq!(both.1[..], vector("Es"));
+    for word in [Word::Seal, Word::Sign] {
+        let vectors = Vectors(word);
+        assert_eq!(secret(word).check()[..], vectors.get("check"));
+        let pair = Pair::new(secret(word), CLIENT, SERVER);
+        for (own, other) in [(&ec, &both.1), (&es, &both.0)] {
+            let keys = pair
+                .session(own, other, (&both.0, &both.1))
+                .expect("good points");
+            assert_eq!(keys.data.bytes()[..], vectors.get("data"));
+            assert_eq!(keys.ping.bytes()[..], vectors.get("ping"));
+            assert_eq!(keys.down.bytes()[..], vectors.get("down"));
+            assert_eq!(keys.name[..], vectors.get("name"));
+        }
+    }
+}
+
+/// Both sides speak the vectors, from the first OPEN to the nudge.
+#[test]
+fn messages() {
+    for word in [Word::Seal, Word::Sign] {
+        let vectors = Vectors(word);
+        let now = Instant::now();
+        let mut client = Client::new(CLIENT, vec![(SERVER, secret(word))], None);
+        let mut server = Server::new(secret(word), CLIENT, SERVER);
+
+        let Due::Open(mut open) = client.on_deadline(now, &mut all(EC)) else {
+            panic!("nothing due")
+        };
+        assert_eq!(open[..], vectors.get("OPEN-1"));
+        let answer = server.on_datagram(&mut open, now, &mut || panic!("asked"), &mut all(ES));
+        let server::Decision::Answer(answer) = answer else {
+            panic!("no answer")
+        };
+        assert_eq!(answer.as_ref(), vectors.get("CHAL-1"));
+        let mut challenge = answer.as_ref().to_vec();
+        let answer = client.on_datagram(&mut challenge, now, &mut all(0));
+        let client::Decision::Open(mut open) = answer else {
+            panic!("no answer")
+        };
+        assert_eq!(open[..], vectors.get("OPEN-2"));
+        let answer = server.on_datagram(&mut open, now, &mut || true, &mut all(0));
+        let server::Decision::Opened(answer) = answer else {
+            panic!("no session")
+        };
+        assert_eq!(answer.as_ref(), vectors.get("DATA-server-1"));
+        let up = client.on_datagram(&mut answer.as_ref().to_vec(), now, &mut all(0));
+        let client::Decision::Up(mut up) = up else {
+            panic!("no session")
+        };
+        assert_eq!(up.ping[..], vectors.get("PING-1"));
+        assert_eq!(up.packet, None);
+
+        let mut data = slot(&packet());
+        assert!(up.sealer.seal(&mut data));
+        assert_eq!(data, vectors.get("DATA-client-1"));
+        let sealed = data.clone();
+        let range = HEADER_LEN..HEADER_LEN + packet().len();
+        match server.on_datagram(&mut data, now, &mut || false, &mut all(0)) {
+            server::Decision::Data {
+                packet,
+                moves: true,
+            } => assert_eq!(packet, range),
+            _ => panic!("no packet"),
+        }
+        assert_eq!(data[range.clone()], packet());
+
+        up.sealer.set_counter(65535);
+        let mut data = slot(&packet());
+        assert!(up.sealer.seal(&mut data));
+        assert_eq!(data, vectors.get("DATA-client-65536"));
+
+        let mut data = slot(&packet());
+        assert!(server.seal(&mut data, now));
+        assert_eq!(data, vectors.get("DATA-server-2"));
+        match client.on_datagram(&mut data, now, &mut all(0)) {
+            client::Decision::Data(packet) => assert_eq!(packet, range),
+            _ => panic!("no packet"),
+        }
+        assert_eq!(data[range], packet());
+
+        // The server is restarted, with the same private key for the vector's sake.
+        let mut server = Server::new(secret(word), CLIENT, SERVER);
+        let mut data = sealed;
+        let answer = server.on_datagram(&mut data, now, &mut || false, &mut all(ES));
+        let server::Decision::Answer(answer) = answer else {
+            panic!("no nudge")
+        };
+        assert_eq!(answer.as_ref(), vectors.get("CHAL-nudge"));
+        let later = now + Duration::from_secs(1);
+        let open = client.on_datagram(&mut answer.as_ref().to_vec(), later, &mut all(EC));
+        assert!(matches!(open, client::Decision::Open(_)));
+    }
+}
+
+/// The sealer by itself, from the keys.
+#[test]
+fn sealers() {
+    for word in [Word::Seal, Word::Sign] {
+        let vectors = Vectors(word);
+        let name = vectors.get("name").try_into().expect("3 bytes");
+        for (sender, kind, key, packet, wanted) in [
+            (SERVER, DATA, "down", vec![], "DATA-server-1"),
+            (CLIENT, PING, "ping", vec![], "PING-1"),
+            (CLIENT, DATA, "data", packet(), "DATA-client-1"),
+        ] {
+            let key = Key::new(vectors.get(key).try_into().expect("32 bytes"));
+            let mut data = slot(&packet);
+            assert!(Sealer::new(word, key, sender, kind, name).seal(&mut data));
+            assert_eq!(data, vectors.get(wanted));
+            assert_eq!(data.len(), packet.len() + OVERHEAD);
+        }
+    }
+}
+
+/// RFC 7693, appendix B, has no key; this is from the test vectors that BLAKE2's authors publish.
+#[test]
+fn keyed_hash() {
+    let key = Key::new(std::array::from_fn(|n| u8::try_from(n).expect("below 32")));
+    let empty = "48a8997da407876b3d79c0d92325ad3b89cbb754d86ab71aee047ad345fd2c49";
+    assert_eq!(
+        hash(&key, &[]).bytes()[..],
+        hex::decode(empty).expect("hex")
+    );
+}
+
+#[test]
+fn built_for_small_packets() {
+    let backends = [
+        cfg!(chacha20_backend = "soft"),
+        cfg!(poly1305_backend = "soft"),
+        cfg!(curve25519_dalek_backend = "serial"),
+    ];
+    assert_eq!(
+        backends, [true; 3],
+        "RUSTFLAGS replace those of .cargo/config.toml: repeat its --cfg there"
+    );
+}
