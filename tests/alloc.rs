@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::os::fd::AsFd;
 
-use common::datapath::exit::Exit;
+use common::datapath::exit::{Exit, Wrap};
 use common::datapath::inbound::Inbound;
 use common::datapath::outbound::Outbound;
 use common::datapath::tally::Tally;
@@ -89,6 +89,7 @@ impl End {
     fn turn(&mut self, tally: &mut Tally) {
         let mut exit = Exit {
             socket: &self.socket,
+            wrap: Wrap::Plain,
             target: &mut self.target,
             tally,
         };

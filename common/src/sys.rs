@@ -20,7 +20,7 @@ pub(crate) use self::descriptor::{
 pub use self::pages::Pages;
 pub(crate) use self::pages::map_pages;
 pub(crate) use self::process::close_from;
-pub use self::process::{Fork, exit_child, fork, reap, wait_for};
+pub use self::process::{Fork, exit_child, fork, reap, wait_for, wait_within};
 pub use self::signals::{
     Signals, Wake, catch_signals, default_signals, ignore_signals, signals_pending, take_signals,
     wake_by,
@@ -35,6 +35,15 @@ pub fn random<const N: usize>() -> io::Result<[u8; N]> {
     // Up to 256 bytes come whole or not at all, getrandom(2).
     Errno::result(got)?;
     Ok(bytes)
+}
+
+/// Fills this with random bytes from `getrandom(2)`, up to 256, without waiting. False if the kernel
+/// has not gathered enough yet.
+pub fn try_random(bytes: &mut [u8]) -> bool {
+    let (start, len) = (bytes.as_mut_ptr().cast(), bytes.len());
+    // SAFETY: the buffer is writable for the length given.
+    let got = unsafe { libc::getrandom(start, len, libc::GRND_NONBLOCK) };
+    usize::try_from(got) == Ok(len)
 }
 
 /// A number as the C library has it: lengths in `msghdr` are `size_t`, `socklen_t` or `int`, by

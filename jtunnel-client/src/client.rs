@@ -1,10 +1,12 @@
 //! The parent process: what it holds, and its loop. The packet path is in `receive`; `endpoint`,
-//! `child` and `device` keep what may change: the server's address, the sender, the tun.
+//! `child` and `device` keep what may change: the server's address, the sender, the tun; `session` is
+//! the link to keyed servers.
 
 mod child;
 mod device;
 mod endpoint;
 mod receive;
+mod session;
 
 use std::ffi::OsString;
 use std::io;
@@ -23,8 +25,10 @@ use common::io::datagrams::Datagrams;
 use common::io::socket::{Bind, Socket, would_block};
 use common::io::target::Target;
 use common::io::tun::{Mode, Tun};
-use common::peers::authorized::Authorized;
-use common::report::error::{Context, Result, reason};
+use common::keyed::Sealer;
+use common::keyed::secret::Word;
+use common::peers::authorized::{Authorized, Grant};
+use common::report::error::{Context, Error, Result, reason};
 use common::report::log;
 use common::report::throttle::Throttle;
 use common::startup::identity;
@@ -37,6 +41,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
+use self::session::Link;
 use crate::keepalive::Keepalive;
 use crate::options::{self, Config};
 use crate::resolver::Resolver;
@@ -67,6 +72,14 @@ pub(crate) struct Client {
     rebuild: Option<Instant>,
     rebuilds: Restart,
     authorized: Authorized,
+    /// With keyed servers.
+    link: Option<Box<Link>>,
+    /// The strongest word that was ever found, and the least that is spoken.
+    word: Option<Word>,
+    /// Of the session, for the child that is about to start.
+    sealer: Option<Sealer>,
+    /// A file with a key was found in passing.
+    choose: bool,
     hook: Hook,
     /// PROG, while it runs.
     prog: Option<Pid>,
@@ -104,6 +117,7 @@ pub(crate) struct Client {
 struct Throttles {
     foreign: Throttle,
     unauthorized: Throttle,
+    keyed: Throttle,
     receive: Throttle,
     socket: Throttle,
     silence: Throttle,
@@ -146,6 +160,18 @@ impl Program for Client {
                 .context(|| "read the address of the UDP socket".into())?;
             return Err(Errno::EAFNOSUPPORT).context(|| format!("send to {server} from {local}"));
         }
+        let now = Instant::now();
+        let directory = options.directory.join(Self::PEERS);
+        let mut authorized = Authorized::new(directory, options.keyed_only, now);
+        if config.accept_any {
+            authorized.reload(now);
+            let mut grants = authorized.grants();
+            if grants.any(|(_, grant)| matches!(grant, Grant::Keyed(_))) {
+                return Err(Error::Usage(
+                    "-A accepts any server, but a file here has a key".into(),
+                ));
+            }
+        }
         let tun_mode = Mode {
             mtu: options.mtu,
             nonblocking: false,
@@ -153,7 +179,6 @@ impl Program for Client {
         };
         let tun = Tun::open(tun_mode)?;
         catch_signals(&socket).context(|| "catch signals".into())?;
-        let now = Instant::now();
         Ok(Self {
             id,
             bind,
@@ -162,7 +187,11 @@ impl Program for Client {
             tun: Some(tun),
             rebuild: None,
             rebuilds: Restart::default(),
-            authorized: Authorized::new(options.directory.join(Self::PEERS), now),
+            authorized,
+            link: None,
+            word: None,
+            sealer: None,
+            choose: false,
             hook,
             prog: None,
             prog_start: None,
@@ -187,6 +216,7 @@ impl Program for Client {
             throttles: Throttles {
                 foreign: Throttle::per_minute(),
                 unauthorized: Throttle::per_minute(),
+                keyed: Throttle::per_minute(),
                 receive: Throttle::per_minute(),
                 socket: Throttle::per_minute(),
                 silence: Throttle::every(SILENCE_INTERVAL),
@@ -202,6 +232,7 @@ impl Program for Client {
         self.log_start();
         if !self.config.accept_any {
             self.authorized.reload(now);
+            self.choose_servers(now);
         }
         match self.resolver.literal() {
             Some(address) => self.use_addresses(vec![address], now),
@@ -210,7 +241,7 @@ impl Program for Client {
         loop {
             if !self.timeout.holds(now) {
                 self.on_deadlines(now);
-                let (deadline, socket) = (self.next_deadline(), &self.socket);
+                let (deadline, socket) = (self.next_deadline(now), &self.socket);
                 self.timeout
                     .arm(deadline, now, |limit| socket.set_receive_timeout(limit));
             }
@@ -261,7 +292,7 @@ impl Client {
         now
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let keepalive = self.keepalive.next().filter(|_| self.server.is_some());
         [
             keepalive,
@@ -269,6 +300,7 @@ impl Client {
             self.sender_start,
             self.prog_start,
             self.rebuild,
+            self.session_deadline(now),
         ]
         .into_iter()
         .flatten()
@@ -276,6 +308,9 @@ impl Client {
     }
 
     fn on_deadlines(&mut self, now: Instant) {
+        if std::mem::take(&mut self.choose) {
+            self.choose_servers(now);
+        }
         if self.rebuild.is_some_and(|at| now >= at) {
             self.rebuild_tun(now);
         }
@@ -286,7 +321,11 @@ impl Client {
         if self.sender_start.is_some_and(|at| now >= at) {
             self.start_sender(now);
         }
+        self.on_session_deadline(now);
         if self.server.is_some() && self.keepalive.is_due(now) {
+            if self.is_mute() && self.authorized.look_again(now) {
+                self.choose_servers(now);
+            }
             if self.keepalive.take_silence() {
                 self.on_silence(now);
             }
@@ -303,6 +342,7 @@ impl Client {
         if signals.contains(Signal::SIGHUP) {
             if !self.config.accept_any {
                 self.authorized.reload(now);
+                self.choose_servers(now);
                 let count = self.authorized.count();
                 log::info(format_args!("authorised servers: {count}"));
             }
@@ -364,11 +404,12 @@ impl Client {
             });
         log::info(format_args!(
             "status: device {}, server {server}, {heard}, round trip {round_trip}, received {} \
-             packets {} bytes, dropped {}",
+             packets {} bytes, dropped {}, {}",
             device.as_deref().unwrap_or("none"),
             self.received.count.packets,
             self.received.count.bytes,
-            self.received.count.dropped
+            self.received.count.dropped,
+            self.session_status(now)
         ));
         if let Some(sender) = self.sender {
             let _ = kill(sender, Signal::SIGUSR1);

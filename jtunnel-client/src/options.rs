@@ -8,18 +8,21 @@ use common::startup::options::{Action, Common, common, other_action, parser, por
 
 /// The words of `-h`, and of the manual's synopsis.
 pub(crate) const USAGE: &str = "\
-usage: jtunnel-client [-AfhOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i CLIENT_ID]
+usage: jtunnel-client [-AfhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i CLIENT_ID]
                       [-d DIR] [-k SECONDS] [-M MARK] [-m MTU] [-P PIDFILE]
                       ADDRESS PORT PROG [ARGS...]
        jtunnel-client -I [-d DIR]
+       jtunnel-client -G WORD
 
   -A               accept any identifier from the server's address and port
   -b BIND_ADDRESS  local address (default: every address, IPv6 and IPv4)
   -d DIR           configuration directory (default: /etc/jtunnel)
   -f               stay in the foreground, log to standard error as well
+  -G WORD          print a new key, WORD is seal or sign, and exit
   -h               print this and exit
   -I               print this host's identifier, made if missing, and exit
   -i CLIENT_ID     own identifier, instead of the one in DIR/id
+  -K               speak with keyed peers only
   -k SECONDS       keepalive interval, 0 for none (default: 25)
   -M MARK          mark of the outer packets, for policy routing
   -m MTU           MTU of the tun device in bytes (default: 1420)
@@ -30,8 +33,8 @@ usage: jtunnel-client [-AfhOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i CLIENT_ID]
   -v               log in more detail
 
 A server is accepted while DIR/servers/ID exists. PROG ARGS is run with
-TUN_DEV_NAME, TUN_MTU, TUN_SERVER_ADDRESS and TUN_SERVER_PORT in its
-environment.
+TUN_DEV_NAME, TUN_MTU, TUN_PROTECTION, TUN_SERVER_ADDRESS and TUN_SERVER_PORT in
+its environment. The link is signed or sealed if a key is in that file.
 ";
 
 /// Conntrack forgets one-way UDP after 30 s (net.netfilter.nf_conntrack_udp_timeout).
@@ -68,6 +71,10 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Action<Config>> {
         |text| text.parse().ok().filter(|&s: &u16| s <= MAX_KEEPALIVE),
     )?
     .unwrap_or(DEFAULT_KEEPALIVE);
+    let accept_any = line.matches.opt_present("A");
+    if accept_any && common.keyed_only {
+        return Err(Error::Usage("-A and -K exclude each other".into()));
+    }
     let [address, server_port, prog @ ..] = line.free.as_slice() else {
         return Err(Error::Usage("ADDRESS, PORT or PROG is missing".into()));
     };
@@ -76,7 +83,7 @@ pub(crate) fn parse(arguments: &[OsString]) -> Result<Action<Config>> {
     }
     Ok(Action::Run(Config {
         common,
-        accept_any: line.matches.opt_present("A"),
+        accept_any,
         keepalive: (seconds > 0).then(|| Duration::from_secs(seconds.into())),
         address: word(address, "ADDRESS", "a name or an address", |text| {
             (!text.is_empty() && !text.contains(['\0', '\n'])).then(|| text.to_owned())
@@ -143,6 +150,7 @@ mod tests {
             &["-k", "3601", "a", "1", "up"],
             &["-k", "-1", "a", "1", "up"],
             &["-x", "a", "1", "up"],
+            &["-A", "-K", "a", "1", "up"],
         ] {
             assert_eq!(parsed(words).unwrap_err().exit_code(), 100, "{words:?}");
         }

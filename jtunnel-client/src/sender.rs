@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use common::datapath::exit::Exit;
+use common::datapath::exit::{Exit, Wrap};
 use common::datapath::outbound::Outbound;
 use common::datapath::tally::{Count, Tally};
 use common::datapath::trouble::TroubleLog;
 use common::io::socket::Socket;
 use common::io::target::Target;
 use common::io::tun::{Trouble, Tun};
+use common::keyed::Sealer;
 use common::report::log;
 use common::sys::{self, Wake};
 use nix::sys::prctl::set_pdeathsig;
@@ -21,6 +22,8 @@ pub(crate) struct Sender<'a> {
     pub(crate) socket: &'a Socket,
     pub(crate) server: Target,
     pub(crate) outbound: &'a mut Outbound,
+    /// For a keyed server: this process alone has the key.
+    pub(crate) sealer: Option<Sealer>,
     /// When a sender before this one may have logged: each would begin anew otherwise.
     pub(crate) logged: Option<Instant>,
 }
@@ -32,7 +35,7 @@ impl Sender<'_> {
         if set_up_signals().is_err() || getppid() != parent {
             return;
         }
-        let mut target = self.server;
+        let (mut target, mut sealer) = (self.server, self.sealer);
         let mut trouble = self
             .logged
             .map_or_else(TroubleLog::default, TroubleLog::since);
@@ -41,12 +44,18 @@ impl Sender<'_> {
             let mut exit = Exit {
                 socket: self.socket,
                 target: &mut target,
+                wrap: sealer.as_mut().map_or(Wrap::Plain, Wrap::Keyed),
                 tally: &mut tally,
             };
             let result = self.outbound.carry(self.tun, &mut exit);
             trouble.sent(None, &mut tally, &target);
-            if sys::take_signals().contains(Signal::SIGUSR1) {
+            let signals = sys::take_signals();
+            if signals.contains(Signal::SIGUSR1) {
                 report(&tally.count);
+            }
+            if signals.contains(Signal::SIGUSR2) {
+                // Another one goes on, with another key.
+                return;
             }
             // What else can happen to a read is not of one packet: the parent looks into it.
             if !matches!(result, Ok(()) | Err(Trouble::Nothing)) {
@@ -65,7 +74,7 @@ fn set_up_signals() -> std::io::Result<()> {
     sys::wake_by(Wake::Alarm);
     sys::ignore_signals(&[Signal::SIGHUP, Signal::SIGINT])?;
     sys::default_signals(&[Signal::SIGTERM, Signal::SIGCHLD])?;
-    sys::catch_signals(&[Signal::SIGUSR1, Signal::SIGALRM])
+    sys::catch_signals(&[Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM])
 }
 
 fn report(count: &Count) {

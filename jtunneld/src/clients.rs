@@ -9,6 +9,8 @@ use common::report::throttle::Throttle;
 use common::wire::id::PeerId;
 use nix::unistd::Pid;
 
+use crate::link::Link;
+
 /// A client that flaps between two addresses is worth a line now and then, not each time.
 const MOVE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -39,18 +41,26 @@ pub(crate) struct Client {
     pub(crate) heard: Instant,
     pub(crate) received: Tally,
     pub(crate) sent: Tally,
+    /// Of a client whose file has a key.
+    pub(crate) link: Option<Box<Link>>,
     pub(crate) prog: Prog,
     pub(crate) moves: Throttle,
     /// Answers since this time.
     answers: (u32, Instant),
-    /// What is left of its share of the turn in which it was last heard.
-    share: u32,
+    /// What is left of its share of the turn that began then.
+    share: (u32, Instant),
     /// Set once the tunnel is to go: it does when PROG has ended, or at this time.
     pub(crate) closing: Option<Instant>,
 }
 
 impl Client {
-    pub(crate) fn new(id: PeerId, tun: Tun, target: Target, now: Instant) -> Self {
+    pub(crate) fn new(
+        id: PeerId,
+        tun: Tun,
+        target: Target,
+        link: Option<Box<Link>>,
+        now: Instant,
+    ) -> Self {
         Self {
             id,
             tun,
@@ -58,22 +68,30 @@ impl Client {
             heard: now,
             received: Tally::default(),
             sent: Tally::default(),
+            link,
             prog: Prog::Waiting,
             moves: Throttle::every(MOVE_INTERVAL),
             answers: (0, now),
-            share: SHARE,
+            share: (SHARE, now),
             closing: None,
         }
     }
 
     /// Whether a datagram still belongs to the client's share of the turn that began now.
     pub(crate) fn takes_share(&mut self, now: Instant) -> bool {
-        if self.heard != now {
-            (self.heard, self.share) = (now, SHARE);
+        let (left, since) = &mut self.share;
+        if *since != now {
+            (*left, *since) = (SHARE, now);
         }
-        let is_left = self.share > 0;
-        self.share = self.share.saturating_sub(1);
+        let is_left = *left > 0;
+        *left = left.saturating_sub(1);
         is_left
+    }
+
+    /// How the link is protected: `plain`, `sign` or `seal`.
+    pub(crate) fn protection(&self) -> &'static str {
+        let link = self.link.as_ref();
+        link.map_or("plain", |link| link.keyed.secret().word().name())
     }
 
     /// Whether a keepalive that comes now is to be answered.

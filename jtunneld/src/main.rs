@@ -9,6 +9,7 @@
 mod clients;
 mod closer;
 mod gathering;
+mod link;
 mod losses;
 mod options;
 mod server;

@@ -7,16 +7,19 @@ use common::startup::options::{Action, Common, DEFAULT_PORT, common, other_actio
 
 /// The words of `-h`, and of the manual's synopsis.
 pub(crate) const USAGE: &str = "\
-usage: jtunneld [-fhOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i SERVER_ID]
+usage: jtunneld [-fhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i SERVER_ID]
                 [-d DIR] [-M MARK] [-m MTU] [-P PIDFILE] PROG [ARGS...]
        jtunneld -I [-d DIR]
+       jtunneld -G WORD
 
   -b BIND_ADDRESS  local address (default: every address, IPv6 and IPv4)
   -d DIR           configuration directory (default: /etc/jtunnel)
   -f               stay in the foreground, log to standard error as well
+  -G WORD          print a new key, WORD is seal or sign, and exit
   -h               print this and exit
   -I               print this host's identifier, made if missing, and exit
   -i SERVER_ID     own identifier, instead of the one in DIR/id
+  -K               speak with keyed peers only
   -M MARK          mark of the outer packets, for policy routing
   -m MTU           MTU of the tun devices in bytes (default: 1420)
   -O               no offload: one packet per read and write
@@ -26,7 +29,8 @@ usage: jtunneld [-fhOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i SERVER_ID]
   -v               log in more detail
 
 A client is authorised while DIR/clients/ID exists. For each new one PROG ARGS
-is run with TUN_DEV_NAME, TUN_CLIENT_ID and TUN_MTU in its environment.
+is run with TUN_DEV_NAME, TUN_CLIENT_ID, TUN_MTU and TUN_PROTECTION in its
+environment. The link is signed or sealed if a key is in that file.
 ";
 
 /// What the server is to do.

@@ -4,6 +4,7 @@
 mod admission;
 mod closing;
 mod forward;
+mod handshake;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -40,6 +41,7 @@ use nix::unistd::{pipe2, read, write};
 use self::forward::{MAX_READY, ROOMS};
 use crate::clients::{Clients, Slot};
 use crate::gathering::Gathering;
+use crate::link::Waiting;
 use crate::losses::Losses;
 use crate::options::{self, Config};
 use crate::status::{Discards, Report};
@@ -93,6 +95,10 @@ pub(crate) struct Server {
     closing: Vec<Slot>,
     next_tun: Instant,
     losses: Losses,
+    /// The links of keyed clients without a device.
+    waiting: Waiting,
+    /// When to look for sessions that are too old.
+    next_erase: Option<Instant>,
     report: Option<Report>,
     discards: Discards,
     trouble: TroubleLog,
@@ -103,6 +109,7 @@ struct Throttles {
     wait: Throttle,
     malformed: Throttle,
     unknown: Throttle,
+    keyed: Throttle,
     receive: Throttle,
     tun: Throttle,
     prog: Throttle,
@@ -174,7 +181,11 @@ impl Program for Server {
             tuns,
             ready: [EpollEvent::empty(); MAX_READY],
             clients: Clients::default(),
-            authorized: Authorized::new(options.directory.join(Self::PEERS), now),
+            authorized: Authorized::new(
+                options.directory.join(Self::PEERS),
+                options.keyed_only,
+                now,
+            ),
             hook,
             tun_mode,
             max_descriptor,
@@ -189,6 +200,8 @@ impl Program for Server {
             closing: Vec::new(),
             next_tun: now,
             losses: Losses::default(),
+            waiting: Waiting::default(),
+            next_erase: None,
             report: None,
             discards: Discards::default(),
             trouble: TroubleLog::default(),
@@ -196,6 +209,7 @@ impl Program for Server {
                 wait: Throttle::per_minute(),
                 malformed: Throttle::per_minute(),
                 unknown: Throttle::per_minute(),
+                keyed: Throttle::per_minute(),
                 receive: Throttle::per_minute(),
                 tun: Throttle::per_minute(),
                 prog: Throttle::per_minute(),
@@ -273,12 +287,19 @@ impl Server {
             .iter()
             .filter_map(|&slot| self.clients.closing_at(slot))
             .min();
-        [start, report, closing].into_iter().flatten().min()
+        [start, report, closing, self.next_erase]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due, and returns when more is.
     fn on_deadlines(&mut self) -> Option<Instant> {
-        if self.starts.is_empty() && self.report.is_none() && self.closing.is_empty() {
+        if self.starts.is_empty()
+            && self.report.is_none()
+            && self.closing.is_empty()
+            && self.next_erase.is_none()
+        {
             // That is the rule: no wake-up at all, nor a look at the clock.
             return None;
         }
@@ -299,6 +320,9 @@ impl Server {
         }
         if !self.closing.is_empty() {
             self.close_ended(now);
+        }
+        if self.next_erase.is_some_and(|at| now >= at) {
+            self.erase_sessions(now);
         }
         self.next_deadline()
     }

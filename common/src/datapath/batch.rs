@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use crate::datapath::exit::Exit;
 use crate::io::socket::is_refusal;
-use crate::wire::packet::HEADER_LEN;
 
 /// UDP_MAX_SEGMENTS of `<linux/udp.h>`; Linux 6.9 allows twice as many.
 const MAX_SEGMENTS: usize = 64;
@@ -146,7 +145,7 @@ fn send_at_once(
         Ok(()) => {
             exit.target.accept_segments(len);
             for segment in segments {
-                exit.tally.count.add(segment.len() - HEADER_LEN);
+                exit.count(segment.len());
             }
         }
         Err(error) if is_refusal(error) => return Err(error),
@@ -161,7 +160,7 @@ fn send_one(segment: &Segment, buffers: Buffers<'_>, exit: &mut Exit<'_>) -> boo
     let result = exit.socket.send_parts(&parts, exit.target);
     let left = result.is_ok();
     match result {
-        Ok(()) => exit.tally.count.add(segment.len() - HEADER_LEN),
+        Ok(()) => exit.count(segment.len()),
         Err(error) => exit.tally.lose(1, error),
     }
     left

@@ -6,9 +6,10 @@ use std::ops::Range;
 use crate::datapath::alone::Alone;
 use crate::datapath::batch::{Batch, Buffers, Segment};
 use crate::datapath::destination::is_addressed_to;
-use crate::datapath::exit::Exit;
+use crate::datapath::exit::{Exit, Wrap};
 use crate::io::memory;
 use crate::io::tun::{Trouble, Tun};
+use crate::keyed;
 use crate::offload::gso::{self, SuperPacket};
 use crate::offload::virtio_net::{self, GsoType, VirtioNetHdr};
 use crate::sys::Pages;
@@ -17,18 +18,16 @@ use crate::wire::packet::HEADER_LEN;
 
 /// The largest packet that a tun hands over, in bytes.
 const MAX_PACKET: usize = 65_535;
-/// Room before each packet, for the header that the tun writes and then for ours.
-const HEADROOM: usize = if virtio_net::HEADER_LEN > HEADER_LEN {
-    virtio_net::HEADER_LEN
-} else {
-    HEADER_LEN
-};
+/// Room before each packet, for the header that the tun writes and then for ours: that of a keyed
+/// link is the longest.
+const HEADROOM: usize = keyed::HEADER_LEN;
+const _: () = assert!(HEADROOM >= virtio_net::HEADER_LEN && HEADROOM >= HEADER_LEN);
 /// Small packets gather in so many bytes, and one of any size always finds room behind them.
 const GATHER_LEN: usize = 24 * 1024;
-const DATA_LEN: usize = GATHER_LEN + HEADROOM + MAX_PACKET;
+const DATA_LEN: usize = GATHER_LEN + HEADROOM + MAX_PACKET + keyed::TAG_LEN;
 /// Rebuilt headers, ours included: many of the usual 60 to 120 bytes, and one of any size, since
-/// IPv6 sets no bound to its extension headers.
-const HEADS_LEN: usize = HEADER_LEN + MAX_PACKET;
+/// IPv6 sets no bound to its extension headers. On a keyed link, whole segments.
+const HEADS_LEN: usize = MAX_PACKET + keyed::OVERHEAD;
 /// Packets in one turn, bytes, and datagrams, of which a packet may be many: then another tun is due.
 const MAX_PACKETS: usize = 64;
 const MAX_BYTES: usize = 4 * MAX_PACKET;
@@ -119,22 +118,29 @@ impl Outbound {
         result
     }
 
-    /// Each packet behind the one header, which has been there since [`Outbound::new`].
+    /// Each packet behind the one header: the identifier has been there since [`Outbound::new`].
     fn carry_singly(&mut self, tun: &Tun, exit: &mut Exit<'_>) -> Result<(), Trouble> {
+        let start = match exit.wrap {
+            Wrap::Plain => HEADER_LEN,
+            Wrap::Keyed(_) | Wrap::Shut => keyed::HEADER_LEN,
+        };
         for n in 0..MAX_PACKETS {
-            let room = &mut self.data[HEADER_LEN..];
+            let room = &mut self.data[start..];
             let read = match n {
                 0 => tun.receive(room),
                 1 if self.alone.ends_turn() => break,
                 _ => tun.receive_queued(room),
             };
             let len = read.inspect_err(|_| self.alone.found(n))?;
-            let datagram = &self.data[..HEADER_LEN + len];
-            if is_addressed_to(&datagram[HEADER_LEN..], exit.target.address()) {
+            let packet = start..start + len;
+            if is_addressed_to(&self.data[packet.clone()], exit.target.address()) {
                 exit.tally.loops();
                 continue;
             }
-            exit.send(datagram);
+            match self.wrap(packet, exit) {
+                Some(datagram) => exit.send(&self.data[datagram]),
+                None => exit.tally.count.dropped += 1,
+            }
         }
         Ok(())
     }
@@ -170,7 +176,10 @@ impl Outbound {
         if done.is_none() {
             exit.tally.count.dropped += 1;
         }
-        self.used = end;
+        self.used = match exit.wrap {
+            Wrap::Keyed(_) => end + keyed::TAG_LEN,
+            Wrap::Plain | Wrap::Shut => end,
+        };
     }
 
     fn add_packet(
@@ -183,18 +192,31 @@ impl Outbound {
         if header.needs_checksum {
             gso::complete_checksum(&mut self.data[at.clone()], header).ok()?;
         }
-        let start = at.start - HEADER_LEN;
-        self.data[start..at.start].copy_from_slice(&self.id.bytes());
+        let body = self.wrap(at, exit)?;
         if alone {
-            exit.send(&self.data[start..at.end]);
+            exit.send(&self.data[body]);
             return Some(());
         }
-        self.make_room(0, at.end - start, exit);
-        self.batch.push(Segment {
-            head: 0..0,
-            body: start..at.end,
-        });
+        self.make_room(0, body.len(), exit);
+        self.batch.push(Segment { head: 0..0, body });
         Some(())
+    }
+
+    /// Makes a datagram of the packet that lies there with room around it. Returns where that lies,
+    /// or `None` if it must not leave.
+    fn wrap(&mut self, at: Range<usize>, exit: &mut Exit<'_>) -> Option<Range<usize>> {
+        match &mut exit.wrap {
+            Wrap::Plain => {
+                let start = at.start - HEADER_LEN;
+                self.data[start..at.start].copy_from_slice(&self.id.bytes());
+                Some(start..at.end)
+            }
+            Wrap::Keyed(sealer) => {
+                let slot = at.start - keyed::HEADER_LEN..at.end + keyed::TAG_LEN;
+                sealer.seal(&mut self.data[slot.clone()]).then_some(slot)
+            }
+            Wrap::Shut => None,
+        }
     }
 
     fn add_super(
@@ -204,6 +226,9 @@ impl Outbound {
         exit: &mut Exit<'_>,
     ) -> Option<()> {
         let whole = SuperPacket::new(&self.data[at.clone()], header).ok()?;
+        if !matches!(exit.wrap, Wrap::Plain) {
+            return self.add_keyed(at, &whole, exit);
+        }
         let head_len = HEADER_LEN + whole.header_len();
         for n in 0..whole.count() {
             self.make_room(head_len, head_len + whole.payload(n).len(), exit);
@@ -215,6 +240,37 @@ impl Outbound {
             self.batch.push(Segment {
                 head: start..self.heads_used,
                 body: at.start + body.start..at.start + body.end,
+            });
+        }
+        Some(())
+    }
+
+    /// The same on a keyed link: each segment is sealed whole, in a place of its own, so that what
+    /// the path loses is one segment.
+    fn add_keyed(
+        &mut self,
+        at: Range<usize>,
+        whole: &SuperPacket,
+        exit: &mut Exit<'_>,
+    ) -> Option<()> {
+        for n in 0..whole.count() {
+            let len = keyed::OVERHEAD + whole.header_len() + whole.payload(n).len();
+            self.make_room(len, len, exit);
+            let Wrap::Keyed(sealer) = &mut exit.wrap else {
+                return None;
+            };
+            let slot = self.heads_used..self.heads_used + len;
+            let room = &mut self.heads[slot.clone()];
+            let (headers, payload) = room[keyed::HEADER_LEN..].split_at_mut(whole.header_len());
+            let body = whole.segment(&self.data[at.clone()], n, headers);
+            payload[..body.len()].copy_from_slice(&self.data[at.clone()][body]);
+            if !sealer.seal(room) {
+                return None;
+            }
+            self.heads_used = slot.end;
+            self.batch.push(Segment {
+                head: slot,
+                body: 0..0,
             });
         }
         Some(())
@@ -293,6 +349,7 @@ mod tests {
             let mut exit = Exit {
                 socket: &near,
                 target: &mut near.target(to, None),
+                wrap: Wrap::Plain,
                 tally: &mut tally,
             };
             let at = HEADROOM..HEADROOM + packet.len();

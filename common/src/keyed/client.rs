@@ -1,6 +1,7 @@
 //! The client's side: its parent, with one keyed server or several.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::cipher::{KEY_LEN, Key, Public, public};
@@ -194,7 +195,11 @@ impl Session {
 impl Client {
     /// For these servers, whose files hold the same word. `keepalive` is its interval, `None` if
     /// there is none.
-    pub fn new(id: Id, servers: Vec<(Id, Secret)>, keepalive: Option<Duration>) -> Self {
+    pub fn new(
+        id: Id,
+        servers: Vec<(Id, impl Into<Rc<Secret>>)>,
+        keepalive: Option<Duration>,
+    ) -> Self {
         let mut client = Self {
             id,
             links: Vec::new(),
@@ -211,9 +216,10 @@ impl Client {
 
     /// Goes on with these servers. Whose secret is the same keeps attempt and session. Returns
     /// whether the session is lost: the child ends then.
-    pub fn set_servers(&mut self, servers: Vec<(Id, Secret)>) -> bool {
+    pub fn set_servers(&mut self, servers: Vec<(Id, impl Into<Rc<Secret>>)>) -> bool {
         let mut old = std::mem::take(&mut self.links);
         for (server, secret) in servers {
+            let secret = secret.into();
             let same = old
                 .iter()
                 .position(|link| link.pair.server == server && link.pair.secret.is_same(&secret));

@@ -1,12 +1,14 @@
 //! The keys of a pair of peers, and of a session.
 
+use std::rc::Rc;
+
 use super::Id;
 use super::cipher::{Key, Public, agree, hash};
 use super::secret::{Secret, Word};
 
 /// What a client and a server share before any session.
 pub(super) struct Pair {
-    pub(super) secret: Secret,
+    pub(super) secret: Rc<Secret>,
     pub(super) client: Id,
     pub(super) server: Id,
     /// The tag key of OPEN.
@@ -27,7 +29,8 @@ pub(super) struct SessionKeys {
 }
 
 impl Pair {
-    pub(super) fn new(secret: Secret, client: Id, server: Id) -> Self {
+    pub(super) fn new(secret: impl Into<Rc<Secret>>, client: Id, server: Id) -> Self {
+        let secret = secret.into();
         Self {
             open: secret.derive("open", &[&client, &server]),
             challenge: secret.derive("chal", &[&client, &server]),

@@ -112,6 +112,18 @@ pub fn line(word: Word, random: &[u8; KEY_LEN]) -> String {
     format!("{word} {}\n", hex::encode(random))
 }
 
+/// As in `seal, check value 27f02d6d`: what may be told of it.
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}, check value {}",
+            self.word,
+            hex::encode(self.check())
+        )
+    }
+}
+
 impl Secret {
     /// How it protects.
     pub fn word(&self) -> Word {
@@ -123,7 +135,7 @@ impl Secret {
         self.word == other.word && self.key.is_same(&other.key)
     }
 
-    /// Four bytes that are equal on both ends and tell nothing about the key. In hex for the log.
+    /// Four bytes that are equal on both ends and tell nothing about the key.
     pub fn check(&self) -> [u8; 4] {
         let hash = self.derive("show", &[]);
         let [a, b, c, d, ..] = *hash.bytes();

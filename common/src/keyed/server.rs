@@ -1,6 +1,7 @@
 //! The server's side of one keyed client.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::cipher::{KEY_LEN, Key, Public, public};
@@ -127,7 +128,7 @@ impl Receiver {
 
 impl Server {
     /// For a client with this secret.
-    pub fn new(secret: Secret, client: Id, server: Id) -> Self {
+    pub fn new(secret: impl Into<Rc<Secret>>, client: Id, server: Id) -> Self {
         Self {
             pair: Pair::new(secret, client, server),
             challenge: None,
@@ -335,20 +336,20 @@ impl Server {
         Ok(Decision::Answer(Answer::Challenge(bytes)))
     }
 
-    /// Makes a datagram of the packet in `slot`, as [`Sealer::seal`] does. False if there is no
-    /// session for it.
-    #[must_use]
+    /// What makes datagrams of packets for the client, if there is a session.
     #[inline]
-    pub fn seal(&mut self, slot: &mut [u8], now: Instant) -> bool {
-        match &mut self.session {
-            Some(session) if now < session.receiver.until => session.down.seal(slot),
-            _ => false,
-        }
+    pub fn sealer(&mut self, now: Instant) -> Option<&mut Sealer> {
+        let session = self.session.as_mut()?;
+        (now < session.receiver.until).then_some(&mut session.down)
+    }
+
+    #[cfg(test)]
+    pub(super) fn seal(&mut self, slot: &mut [u8], now: Instant) -> bool {
+        self.sealer(now).is_some_and(|sealer| sealer.seal(slot))
     }
 
     fn empty(&mut self, now: Instant) -> Option<Answer> {
-        let mut slot = [0; HEADER_LEN + TAG_LEN];
-        self.seal(&mut slot, now).then_some(Answer::Empty(slot))
+        self.sealer(now)?.empty().map(Answer::Empty)
     }
 
     /// When [`Self::erase`] is to be called.

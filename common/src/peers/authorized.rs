@@ -2,39 +2,70 @@
 //! exists; the names are kept in memory.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
+use std::hint::black_box;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use crate::keyed::secret::{self, Content, Fault, Secret, Word};
 use crate::report::error::reason;
 use crate::report::log;
 use crate::report::throttle::Throttle;
 use crate::wire::id::PeerId;
 
 /// The largest peer file that is looked at, in bytes.
-const MAX_CONTENT: u64 = 4096;
+const MAX_CONTENT: usize = 4096;
 /// Unknown identifiers cause one re-read in this time, however many there are.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What its file says of a peer that is authorised.
+#[derive(Clone)]
+pub enum Grant {
+    /// There is no key: a plain link.
+    Plain,
+    /// The link is signed or sealed.
+    Keyed(Rc<Secret>),
+}
+
 /// The authorised identifiers of one directory.
-#[derive(Debug)]
 pub struct Authorized {
     directory: PathBuf,
+    /// `-K`: a file without a key authorises nobody.
+    keyed_only: bool,
     /// Sorted: 8 bytes each, found in a few steps.
     ids: Vec<PeerId>,
+    /// Sorted: those with a key, and those that had one while a file of that name remains.
+    keyed: Vec<Keyed>,
     /// Refused already, so that each is reported once.
     refused: Vec<PeerId>,
     last_scan: Instant,
     unreadable: Throttle,
 }
 
+/// A peer that has, or had, a key.
+#[derive(Clone)]
+struct Keyed {
+    id: PeerId,
+    /// `None` if the file is not understood now.
+    secret: Option<Rc<Secret>>,
+    /// The strongest word that was found there.
+    word: Word,
+    /// A weaker one was found later: nothing in this file is believed any more.
+    barred: bool,
+}
+
 /// Why a file of a peer's name does not authorise it.
 #[derive(Debug)]
 enum Refusal {
-    /// Content is reserved for keys.
-    HasContent,
+    /// It holds something that is no key.
+    NotUnderstood(Fault),
+    /// It holds no key, and `-K` asks for one.
+    NotKeyed,
+    /// It protects less than it did before.
+    Weaker(Word),
     /// A directory, a FIFO, a device.
     NotRegular,
     /// More than 4 KiB.
@@ -54,10 +85,12 @@ enum Scan {
 
 impl Authorized {
     /// For the directory of that name; nobody is authorised before [`Authorized::reload`].
-    pub fn new(directory: PathBuf, now: Instant) -> Self {
+    pub fn new(directory: PathBuf, keyed_only: bool, now: Instant) -> Self {
         Self {
             directory,
+            keyed_only,
             ids: Vec::new(),
+            keyed: Vec::new(),
             refused: Vec::new(),
             last_scan: now,
             unreadable: Throttle::per_minute(),
@@ -74,13 +107,38 @@ impl Authorized {
         self.ids.binary_search(&id).is_ok()
     }
 
-    /// Whether this identifier is authorised. If memory does not know it, new names are looked for,
+    /// What is granted to this identifier, as far as memory knows.
+    pub fn grant(&self, id: PeerId) -> Option<Grant> {
+        let secret = || self.keyed[find(&self.keyed, id).ok()?].secret.clone();
+        self.contains(id)
+            .then(|| secret().map_or(Grant::Plain, Grant::Keyed))
+    }
+
+    /// What is granted to this identifier. If memory does not know it, new names are looked for,
     /// but once in a second.
-    pub fn admits(&mut self, id: PeerId, now: Instant) -> bool {
-        self.contains(id) || {
+    pub fn admits(&mut self, id: PeerId, now: Instant) -> Option<Grant> {
+        self.grant(id).or_else(|| {
             tell(&self.add(now));
-            self.contains(id)
-        }
+            self.grant(id)
+        })
+    }
+
+    /// All that are authorised, with what is granted to them.
+    pub fn grants(&self) -> impl Iterator<Item = (PeerId, Grant)> {
+        let ids = self.ids.iter();
+        ids.filter_map(|&id| Some((id, self.grant(id)?)))
+    }
+
+    /// Looks for new names, but once in a second. True if there are any.
+    pub fn look_again(&mut self, now: Instant) -> bool {
+        let before = self.ids.len();
+        tell(&self.add(now));
+        self.ids.len() > before
+    }
+
+    /// Whether there are files of peers, and none of them authorises.
+    pub fn refuses_all(&self) -> bool {
+        self.ids.is_empty() && !self.refused.is_empty()
     }
 
     /// Makes the list anew. If the directory can't be read, or a file of it for want of memory or
@@ -123,6 +181,10 @@ impl Authorized {
             Scan::Add => self.ids.clone(),
             Scan::Replace => Vec::new(),
         };
+        let mut keyed = match scan {
+            Scan::Add => self.keyed.clone(),
+            Scan::Replace => Vec::new(),
+        };
         let mut foreign_names = 0;
         for entry in fs::read_dir(&self.directory)? {
             let name = entry?.file_name();
@@ -134,9 +196,27 @@ impl Authorized {
             let Err(place) = ids.binary_search(&id) else {
                 continue;
             };
-            match check(&self.directory.join(&name)) {
-                Ok(()) => ids.insert(place, id),
+            let path = self.directory.join(&name);
+            let before = find(&self.keyed, id).ok().map(|n| self.keyed[n].clone());
+            let (peer, grant) = match check(&path) {
                 Err(Refusal::Unreadable(error)) if is_shortage(&error) => return Err(error),
+                found => judge(id, before, found, self.keyed_only),
+            };
+            if let Some(peer) = peer {
+                match find(&keyed, id) {
+                    Ok(n) => keyed[n] = peer,
+                    Err(n) => keyed.insert(n, peer),
+                }
+            }
+            match grant {
+                Ok(exposed) => {
+                    ids.insert(place, id);
+                    if exposed {
+                        findings.push(format!(
+                            "{directory}/{id}: other users can read the key in it"
+                        ));
+                    }
+                }
                 Err(_) if self.refused.contains(&id) => {}
                 Err(refusal) => {
                     self.refused.push(id);
@@ -151,9 +231,60 @@ impl Authorized {
             ));
         }
         ids.shrink_to_fit();
-        self.ids = ids;
+        keyed.shrink_to_fit();
+        (self.ids, self.keyed) = (ids, keyed);
         Ok(())
     }
+}
+
+fn find(keyed: &[Keyed], id: PeerId) -> Result<usize, usize> {
+    keyed.binary_search_by_key(&id, |peer| peer.id)
+}
+
+/// What is to be remembered of a peer that has or had a key, and whether it is authorised: if so,
+/// whether others can read its key.
+///
+/// Who can write to the directory for a moment must not turn a sealed link into a plain one: what
+/// became weaker stays refused while there is a file of that name.
+fn judge(
+    id: PeerId,
+    before: Option<Keyed>,
+    found: Result<(Content, bool), Refusal>,
+    keyed_only: bool,
+) -> (Option<Keyed>, Result<bool, Refusal>) {
+    let strongest = before.as_ref().map(|peer| peer.word);
+    let mut barred = before.as_ref().is_some_and(|peer| peer.barred);
+    let (secret, grant) = match found {
+        Err(refusal) => (None, Err(refusal)),
+        Ok((Content::Plain, _)) if strongest.is_none() && keyed_only => {
+            (None, Err(Refusal::NotKeyed))
+        }
+        Ok((Content::Plain, _)) if strongest.is_none() => return (None, Ok(false)),
+        Ok((Content::Plain, _)) => {
+            barred = true;
+            (None, Ok(false))
+        }
+        Ok((Content::Keyed(secret), exposed)) => {
+            barred |= strongest.is_some_and(|word| secret.word() < word);
+            (Some(Rc::new(secret)), Ok(exposed))
+        }
+    };
+    let word = secret.as_ref().map(|secret| secret.word()).max(strongest);
+    let Some(word) = word else {
+        return (None, grant);
+    };
+    let grant = match barred {
+        true => grant.and(Err(Refusal::Weaker(word))),
+        false => grant,
+    };
+    let secret = secret.filter(|_| !barred);
+    let peer = Keyed {
+        id,
+        secret,
+        word,
+        barred,
+    };
+    (Some(peer), grant)
 }
 
 fn tell(findings: &[String]) {
@@ -170,11 +301,11 @@ fn is_shortage(error: &io::Error) -> bool {
     )
 }
 
-/// Whether the file authorises: regular, and empty but for white space.
+/// What the file says, if it is a regular one, and whether it is open to others than its owner.
 ///
 /// The type is looked at before opening, since opening a device may do something; and again on
 /// the descriptor, since it may have changed in between.
-fn check(path: &Path) -> Result<(), Refusal> {
+fn check(path: &Path) -> Result<(Content, bool), Refusal> {
     if !fs::metadata(path).map_err(Refusal::Unreadable)?.is_file() {
         return Err(Refusal::NotRegular);
     }
@@ -183,26 +314,46 @@ fn check(path: &Path) -> Result<(), Refusal> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .map_err(Refusal::Unreadable)?;
-    if !file.metadata().map_err(Refusal::Unreadable)?.is_file() {
+    let status = file.metadata().map_err(Refusal::Unreadable)?;
+    if !status.is_file() {
         return Err(Refusal::NotRegular);
     }
-    let mut content = Vec::new();
-    file.take(MAX_CONTENT + 1)
-        .read_to_end(&mut content)
-        .map_err(Refusal::Unreadable)?;
-    if content.len() as u64 > MAX_CONTENT {
-        return Err(Refusal::TooLarge);
+    // On the stack, to be overwritten: what grows leaves copies behind.
+    let mut content = [0; MAX_CONTENT + 1];
+    let len = read_whole(file, &mut content).map_err(Refusal::Unreadable)?;
+    let found = match len > MAX_CONTENT {
+        true => Err(Refusal::TooLarge),
+        false => secret::parse(&content[..len]).map_err(Refusal::NotUnderstood),
+    };
+    content.fill(0);
+    black_box(&content);
+    Ok((found?, status.permissions().mode() & 0o077 != 0))
+}
+
+/// Fills the buffer as far as the file goes.
+fn read_whole(mut file: File, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < buffer.len() {
+        match file.read(&mut buffer[len..]) {
+            Ok(0) => break,
+            Ok(more) => len += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
-    match content.iter().all(u8::is_ascii_whitespace) {
-        true => Ok(()),
-        false => Err(Refusal::HasContent),
-    }
+    Ok(len)
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HasContent => f.write_str("has content, which is reserved for keys"),
+            Self::NotUnderstood(fault) => write!(f, "{fault}"),
+            Self::NotKeyed => f.write_str("has no key, and -K asks for one"),
+            Self::Weaker(word) => write!(
+                f,
+                "protects less than before, which was {word}: remove it and send HUP first, or \
+                 start anew"
+            ),
             Self::NotRegular => f.write_str("is not a regular file"),
             Self::TooLarge => write!(f, "is larger than {MAX_CONTENT} bytes"),
             Self::Unreadable(e) => write!(f, "unable to read it: {}", reason(e)),
@@ -231,7 +382,7 @@ mod tests {
         let (directory, start) = (Directory::new(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         write(&directory, A, b"");
-        let mut authorized = Authorized::new(directory.to_owned(), start);
+        let mut authorized = Authorized::new(directory.to_owned(), false, start);
         assert!(authorized.replace(at(0)).is_empty());
         assert!(authorized.contains(id(A)) && !authorized.contains(id(B)));
 
@@ -257,13 +408,13 @@ mod tests {
         let mode = nix::sys::stat::Mode::S_IRUSR;
         nix::unistd::mkfifo(&directory.join(&names[3]), mode).expect("a FIFO in it");
         std::os::unix::fs::symlink("/dev/zero", directory.join(&names[4])).expect("a link");
-        let huge = fs::File::create(directory.join(&names[5])).expect("a file");
+        let huge = File::create(directory.join(&names[5])).expect("a file");
         huge.set_len(1 << 30).expect("a hole of a gigabyte");
         write(&directory, "0123456789ABCDEF", b"");
         write(&directory, "short", b"");
         write(&directory, ".keep", b"");
 
-        let mut authorized = Authorized::new(directory.to_owned(), now);
+        let mut authorized = Authorized::new(directory.to_owned(), false, now);
         let mut findings = authorized.replace(now);
         assert_eq!(authorized.count(), 0);
         findings.sort();
@@ -272,7 +423,9 @@ mod tests {
         let path = directory.display();
         let expected: Vec<String> = [
             format!("ignored 2 names in {path} that are not 16 lower-case hex digits"),
-            format!("refused {path}/0000...: has content, which is reserved for keys"),
+            format!(
+                "refused {path}/0000...: it does not begin with `seal` or `sign` and one space"
+            ),
             format!("refused {path}/1000...: {too_large}"),
             format!("refused {path}/2000...: {not_regular}"),
             format!("refused {path}/3000...: {not_regular}"),
@@ -289,7 +442,7 @@ mod tests {
     fn a_directory_that_vanishes_changes_nothing() {
         let (directory, now) = (Directory::new(), Instant::now());
         write(&directory, A, b"");
-        let mut authorized = Authorized::new(directory.to_owned(), now);
+        let mut authorized = Authorized::new(directory.to_owned(), false, now);
         authorized.replace(now);
         let path = directory.display().to_string();
         drop(directory);

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use getopts::{Matches, Options, ParsingStyle};
 
+use crate::keyed::secret::Word;
 use crate::report::error::{Error, Result};
 use crate::wire::id::PeerId;
 use crate::wire::packet::{HEADER_LEN, MAX_DATAGRAM};
@@ -30,6 +31,8 @@ pub enum Action<Config> {
     Run(Config),
     /// `-I`: to print the own identifier.
     ShowId(Common),
+    /// `-G`: to print a new key of this kind.
+    MakeKey(Word),
     /// `-h`: to print the usage.
     Help,
     /// `-V`: to print the version.
@@ -49,6 +52,8 @@ pub struct Common {
     pub bind_address: Option<SocketAddr>,
     /// `-p`.
     pub bind_port: Option<u16>,
+    /// `-K`: speak with keyed peers only.
+    pub keyed_only: bool,
     /// `-i`: the own identifier, instead of `DIR/id`.
     pub id: Option<PeerId>,
     /// `-d`: the configuration directory.
@@ -75,10 +80,10 @@ pub fn parser() -> Options {
     let mut options = Options::new();
     // Without it PROG's own options would be taken for ours.
     options.parsing_style(ParsingStyle::StopAtFirstFree);
-    for flag in ["f", "h", "I", "O", "V", "v"] {
+    for flag in ["f", "h", "I", "K", "O", "V", "v"] {
         options.optflagmulti(flag, "", "");
     }
-    for option in ["b", "d", "i", "M", "m", "P", "p"] {
+    for option in ["b", "d", "G", "i", "M", "m", "P", "p"] {
         options.optopt(option, "", "", "");
     }
     options
@@ -105,7 +110,7 @@ pub fn split(parser: &Options, arguments: &[OsString]) -> Result<CommandLine> {
     }
 }
 
-/// What is asked for, if it is not to run: `-h`, `-V` or `-I`.
+/// What is asked for, if it is not to run: `-h`, `-V`, `-I` or `-G`.
 pub fn other_action<Config>(line: &CommandLine) -> Result<Option<Action<Config>>> {
     Ok(if line.matches.opt_present("h") {
         Some(Action::Help)
@@ -117,6 +122,11 @@ pub fn other_action<Config>(line: &CommandLine) -> Result<Option<Action<Config>>
             return Err(Error::Usage("-I takes no argument".into()));
         }
         Some(Action::ShowId(common(&line.matches)?))
+    } else if let Some(word) = value(&line.matches, "G", "seal or sign", Word::of)? {
+        if !line.free.is_empty() {
+            return Err(Error::Usage("-G takes WORD and no more".into()));
+        }
+        Some(Action::MakeKey(word))
     } else {
         None
     })
@@ -130,6 +140,7 @@ pub fn common(matches: &Matches) -> Result<Common> {
         foreground: matches.opt_present("f"),
         verbose: matches.opt_present("v"),
         offload: !matches.opt_present("O"),
+        keyed_only: matches.opt_present("K"),
         bind_address: value(matches, "b", "a literal address", address)?
             .filter(|a| a.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
         bind_port: value(matches, "p", "a port from 1 to 65535", port)?,

@@ -6,13 +6,14 @@ use std::process::ExitCode;
 
 use nix::sys::signal::Signal;
 
+use crate::keyed::secret;
 use crate::report::error::{Context, Error, Result};
 use crate::report::log;
 use crate::startup::background::{self, Started};
 use crate::startup::identity;
 use crate::startup::options::{Action, Common};
 use crate::startup::pidfile::PidFile;
-use crate::sys;
+use crate::sys::{self, random};
 
 /// One of the two programs.
 pub trait Program: Sized {
@@ -57,6 +58,9 @@ fn act<P: Program>(action: Action<P::Config>) -> Result<u8> {
         Action::Run(config) => return run::<P>(config),
         Action::Help => P::USAGE.to_owned(),
         Action::Version => format!("{} {}\n", P::NAME, env!("CARGO_PKG_VERSION")),
+        Action::MakeKey(word) => {
+            secret::line(word, &random().context(|| "get random bytes".into())?)
+        }
         Action::ShowId(common) => identity::of(&common, P::PEERS)?.hex() + "\n",
     };
     let mut stdout = std::io::stdout();

@@ -1,5 +1,7 @@
 //! The wire format: 8 bytes of the sender's identifier, then the payload. Pure.
 
+use std::ops::RangeInclusive;
+
 use crate::wire::id::PeerId;
 
 /// Length of the header of each datagram, in bytes.
@@ -11,6 +13,8 @@ pub const KEEPALIVE_LEN: usize = HEADER_LEN + 5;
 
 const KEEPALIVE: u8 = 0x01;
 const ANSWER: u8 = 0x02;
+/// First bytes of what goes to and from keyed peers.
+const KEYED: RangeInclusive<u8> = 0x11..=0x14;
 
 /// What follows the header of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,8 @@ pub enum Payload {
     Keepalive(u32),
     /// The answer to the keepalive with this counter.
     Answer(u32),
+    /// Of a keyed link: from and to keyed peers only.
+    Keyed,
     /// Something of a later version: a sign of life, nothing more.
     Other,
 }
@@ -35,6 +41,7 @@ impl Payload {
             [] => Self::Alive,
             [KEEPALIVE, a, b, c, d] => Self::Keepalive(u32::from_be_bytes([a, b, c, d])),
             [ANSWER, a, b, c, d] => Self::Answer(u32::from_be_bytes([a, b, c, d])),
+            [first, ..] if KEYED.contains(&first) => Self::Keyed,
             _ => Self::Other,
         }
     }
@@ -76,7 +83,7 @@ mod tests {
 
     #[test]
     fn every_row_of_the_table() {
-        let cases: [(&[u8], Payload); 14] = [
+        let cases: [(&[u8], Payload); 18] = [
             (&[0x45, 0, 0, 20], Payload::Packet),
             (&[0x60, 0], Payload::Packet),
             (&[0x4f], Payload::Packet),
@@ -91,6 +98,10 @@ mod tests {
             (&[0, 0, 0, 0, 0], Payload::Other),
             (&[3, 0, 0, 0, 0], Payload::Other),
             (&[0xff; 1400], Payload::Other),
+            (&[0x10, 0], Payload::Other),
+            (&[0x11, 0], Payload::Keyed),
+            (&[0x14], Payload::Keyed),
+            (&[0x15], Payload::Other),
         ];
         for (payload, meaning) in cases {
             let datagram = payload_of(payload);

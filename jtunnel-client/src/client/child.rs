@@ -14,12 +14,19 @@ use crate::sender::Sender;
 /// How often senders may log about packets, however many follow each other.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
+/// How long a child may take to end between two packets.
+const RETIREMENT: Duration = Duration::from_millis(100);
+
 impl Client {
     pub(super) fn start_sender(&mut self, now: Instant) {
         self.sender_start = None;
         let (Some(tun), Some(server), None) = (&self.tun, self.server, &self.sender) else {
             return;
         };
+        let sealer = self.sealer.take();
+        if self.link.is_some() && sealer.is_none() {
+            return self.renew_session();
+        }
         let recent = |at: &Instant| now.saturating_duration_since(*at) < LOG_INTERVAL;
         let logged = self.sender_logs.filter(recent);
         self.sender_logs = logged.or(Some(now));
@@ -28,11 +35,14 @@ impl Client {
             Ok(Fork::Child) => {
                 // The parent receives: its buffer's memory is not to be held twice.
                 self.datagrams.data = Pages::default();
+                // Nor are the session's other keys.
+                self.link = None;
                 let sender = Sender {
                     tun,
                     socket: &self.socket,
                     server,
                     outbound: &mut self.outbound,
+                    sealer,
                     logged,
                 };
                 sender.run(parent);
@@ -49,9 +59,22 @@ impl Client {
         }
     }
 
+    /// Ends the child between two packets, for another one to go on: what it has read it sends.
+    pub(super) fn retire_sender(&mut self) {
+        self.sender_start = None;
+        if let Some(sender) = self.sender {
+            let _ = kill(sender, Signal::SIGUSR2);
+            if sys::wait_within(sender, RETIREMENT) {
+                self.sender = None;
+            }
+        }
+        self.stop_sender();
+    }
+
     /// Ends the child and waits for it: there are never two readers of one tun.
     pub(super) fn stop_sender(&mut self) {
         self.sender_start = None;
+        self.sealer = None;
         if let Some(sender) = self.sender.take() {
             let _ = kill(sender, Signal::SIGKILL);
             sys::wait_for(sender);

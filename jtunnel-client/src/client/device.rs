@@ -17,6 +17,12 @@ const CLEAN_UP: Duration = Duration::from_secs(5);
 const START_RETRY: Duration = Duration::from_secs(1);
 
 impl Client {
+    /// The device goes, and another comes: PROG sees how the link is protected now.
+    pub(super) fn close_device(&mut self, now: Instant) {
+        self.prog_start = None;
+        self.device_gone(now);
+    }
+
     /// The device was deleted. PROG may clean up before there is a new one, which is likely to
     /// have the same name.
     pub(super) fn device_gone(&mut self, now: Instant) {
@@ -67,6 +73,7 @@ impl Client {
         let environment = [
             ("TUN_DEV_NAME", name),
             ("TUN_MTU", self.tun_mode.mtu.to_string()),
+            ("TUN_PROTECTION", self.protection().to_owned()),
             ("TUN_SERVER_ADDRESS", host(server)),
             ("TUN_SERVER_PORT", server.port().to_string()),
         ];

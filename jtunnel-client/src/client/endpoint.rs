@@ -16,35 +16,52 @@ use super::Client;
 use crate::resolver::Answer;
 
 impl Client {
-    /// Sends a keepalive. If it can't leave, the server's other addresses are tried: there may
-    /// be a route to one of them. If none takes it for a while the name may mean others by now.
+    /// Sends a keepalive. If none of the server's addresses takes it for a while the name may mean
+    /// others by now.
     pub(super) fn send_keepalive(&mut self, now: Instant) {
         let counter = self.keepalive.next_counter();
-        let datagram = packet::keepalive(self.id, counter);
-        let Some(server) = &self.server else {
-            return;
+        let sent = if self.is_mute() {
+            Ok(())
+        } else if self.link.is_none() {
+            self.probe(&packet::keepalive(self.id, counter), now)
+        } else if let Some(ping) = self.ping() {
+            self.probe(&ping, now)
+        } else {
+            Ok(())
         };
-        let first = server.address();
-        let mut address = first;
+        match sent {
+            Ok(()) => self.keepalive.sent(now),
+            Err(error) if would_block(error) => self.keepalive.held_up(now),
+            Err(_) => {
+                if self.keepalive.failed(now) {
+                    self.resolver.start(now);
+                }
+            }
+        }
+    }
+
+    /// Sends this to the address in use. If it can't leave, the server's other addresses are tried:
+    /// there may be a route to one of them. A buffer that is full is so whatever the address.
+    pub(super) fn probe(&mut self, datagram: &[u8], now: Instant) -> nix::Result<()> {
+        let Some(first) = self.server.as_ref().map(Target::address) else {
+            return Ok(());
+        };
+        let (mut address, mut result) = (first, Ok(()));
         for _ in 0..self.addresses.len() {
             let target = self.socket.target(address, None);
-            let Err(error) = self.socket.send(&datagram, &target) else {
-                self.keepalive.sent(now);
-                if address != first {
-                    self.move_to(address, now);
+            result = self.socket.send(datagram, &target);
+            match result {
+                Ok(()) if address != first => self.move_to(address, now),
+                Err(error) if !would_block(error) => {
+                    self.trouble.lost(error, &target, now);
+                    address = self.after(address);
+                    continue;
                 }
-                return;
-            };
-            // The socket's buffer is full, whatever the address.
-            if would_block(error) {
-                return self.keepalive.held_up(now);
+                _ => {}
             }
-            self.trouble.lost(error, &target, now);
-            address = self.after(address);
+            break;
         }
-        if self.keepalive.failed(now) {
-            self.resolver.start(now);
-        }
+        result
     }
 
     /// Three keepalives were not answered: a NAT may hold on to a mapping that leads nowhere, or

@@ -1,9 +1,11 @@
 //! The packet path from the server: is it the server's, decapsulate, is it authorised, tun.
 
+use std::ops::Range;
 use std::time::Instant;
 
 use common::io::target::Target;
 use common::io::tun::Trouble;
+use common::peers::authorized::Grant;
 use common::report::log;
 use common::wire::packet::{self, HEADER_LEN, Payload};
 
@@ -65,12 +67,44 @@ impl Client {
                 self.received.count.dropped += 1;
                 continue;
             };
-            if !self.config.accept_any && !self.authorized.admits(id, now) {
+            if self.link.is_some() {
+                if let Some(at) = self.on_keyed(range, id, now) {
+                    result = result.and(self.deliver(at));
+                }
+                continue;
+            }
+            let grant = match self.config.accept_any {
+                true => Some(Grant::Plain),
+                false => self.authorized.admits(id, now),
+            };
+            match grant {
+                Some(Grant::Plain) => {}
+                Some(Grant::Keyed(_)) => {
+                    // Its file is new: from now on it is spoken with as the file says.
+                    self.received.count.dropped += 1;
+                    self.choose = true;
+                    self.timeout.reset();
+                    continue;
+                }
+                None => {
+                    self.received.count.dropped += 1;
+                    if let Some(held_back) = self.throttles.unauthorized.pass(now) {
+                        let from = &self.datagrams.from;
+                        log::warning(format_args!(
+                            "dropped a datagram of server {id} from {from}: not \
+                             authorised{held_back}"
+                        ));
+                    }
+                    continue;
+                }
+            }
+            if Payload::of(payload) == Payload::Keyed {
                 self.received.count.dropped += 1;
-                if let Some(held_back) = self.throttles.unauthorized.pass(now) {
+                if let Some(held_back) = self.throttles.keyed.pass(now) {
                     let from = &self.datagrams.from;
                     log::warning(format_args!(
-                        "dropped a datagram of server {id} from {from}: not authorised{held_back}"
+                        "dropped a packet of a keyed link of server {id} from {from}: its file here \
+                         has no key{held_back}"
                     ));
                 }
                 continue;
@@ -80,16 +114,12 @@ impl Client {
                 let from = &self.datagrams.from;
                 log::info(format_args!("server {id} answers from {from}"));
             }
-            match (Payload::of(payload), &self.tun) {
-                (Payload::Packet, Some(tun)) => {
-                    let at = range.start + HEADER_LEN..range.end;
-                    let pushed =
-                        self.inbound
-                            .push(tun, &self.datagrams.data, at, &mut self.received);
-                    result = result.and(pushed);
+            match Payload::of(payload) {
+                Payload::Packet => {
+                    let delivered = self.deliver(range.start + HEADER_LEN..range.end);
+                    result = result.and(delivered);
                 }
-                (Payload::Packet, None) => self.received.count.dropped += 1,
-                (Payload::Keepalive(counter), _) => {
+                Payload::Keepalive(counter) => {
                     let answer = packet::answer(self.id, counter);
                     if let Some(server) = &self.server
                         && let Err(error) = self.socket.send(&answer, server)
@@ -97,11 +127,22 @@ impl Client {
                         self.trouble.lost(error, server, now);
                     }
                 }
-                (Payload::Answer(counter), _) => self.keepalive.answered(counter, now),
-                (Payload::Alive | Payload::Other, _) => {}
+                Payload::Answer(counter) => self.keepalive.answered(counter, now),
+                Payload::Alive | Payload::Keyed | Payload::Other => {}
             }
         }
         result
+    }
+
+    /// Takes the packet in this part of the receive buffer to the tun.
+    #[inline]
+    fn deliver(&mut self, at: Range<usize>) -> Result<(), Trouble> {
+        let Some(tun) = &self.tun else {
+            self.received.count.dropped += 1;
+            return Ok(());
+        };
+        let buffer = &self.datagrams.data;
+        self.inbound.push(tun, buffer, at, &mut self.received)
     }
 
     /// Writes the packets that have gathered.

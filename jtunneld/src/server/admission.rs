@@ -1,12 +1,15 @@
 //! Who gets a tunnel: the way from an unknown identifier to a client with a device and a PROG.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use common::io::tun::Tun;
+use common::peers::authorized::Grant;
 use common::report::error::{Context, Result, reason};
 use common::report::log;
 use common::wire::id::PeerId;
+use common::wire::packet::{HEADER_LEN, Payload};
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::resource::rlim_t;
@@ -14,6 +17,7 @@ use nix::sys::resource::rlim_t;
 use super::Server;
 use crate::clients::{Client, Prog, Slot};
 use crate::closer::close_all;
+use crate::link::Link;
 
 /// Between two starts of PROG: 500 a second.
 const START_INTERVAL: Duration = Duration::from_millis(2);
@@ -36,10 +40,10 @@ pub(super) fn keep_reserve(tun: &Tun, limit: rlim_t) -> Result<()> {
 }
 
 impl Server {
-    /// The slot of a new client that sent this, if the client is authorised.
+    /// The slot of a new client that sent this, if the client is authorised and has no key.
     #[cold]
-    pub(super) fn admit(&mut self, id: PeerId, now: Instant) -> Option<Slot> {
-        if !self.authorized.admits(id, now) {
+    pub(super) fn admit(&mut self, id: PeerId, at: Range<usize>, now: Instant) -> Option<Slot> {
+        let Some(grant) = self.authorized.admits(id, now) else {
             self.discards.unknown += 1;
             if let Some(held_back) = self.throttles.unknown.pass(now) {
                 log::warning(format_args!(
@@ -48,15 +52,34 @@ impl Server {
                 ));
             }
             return None;
+        };
+        if let Grant::Keyed(secret) = grant {
+            self.on_newcomer(id, secret, at, now);
+            return None;
+        }
+        let payload = &self.datagrams.data[at.start + HEADER_LEN..at.end];
+        if Payload::of(payload) == Payload::Keyed {
+            self.on_stray_keyed(id, now);
+            return None;
         }
         if now < self.next_tun || self.losses.hold_back(id, now) {
             self.discards.no_device += 1;
             return None;
         }
+        self.make_client(id, None, now)
+    }
+
+    /// Makes a device for a client that may come in, and returns its slot.
+    pub(super) fn make_client(
+        &mut self,
+        id: PeerId,
+        link: Option<Box<Link>>,
+        now: Instant,
+    ) -> Option<Slot> {
         // Nobody's packets wait while a device is made.
         self.flush();
         let tun = self.open_tun();
-        match tun.and_then(|tun| self.insert(id, tun, now)) {
+        match tun.and_then(|tun| self.insert(id, tun, link, now)) {
             Ok(slot) => Some(slot),
             Err(error) => {
                 self.discards.no_device += 1;
@@ -100,13 +123,22 @@ impl Server {
         going.any(|&slot| clients.get(slot).is_some_and(|c| c.tun.name() == name))
     }
 
-    fn insert(&mut self, id: PeerId, tun: Tun, now: Instant) -> Result<Slot> {
+    fn insert(
+        &mut self,
+        id: PeerId,
+        tun: Tun,
+        link: Option<Box<Link>>,
+        now: Instant,
+    ) -> Result<Slot> {
         let slot = self.clients.next_slot();
         let event = EpollEvent::new(EpollFlags::EPOLLIN, slot as u64);
         let watched = self.tuns.add(&tun, event);
         watched.context(|| format!("watch {}", tun.name()))?;
+        let protection = link
+            .as_ref()
+            .map_or_else(|| "PLAIN".into(), |link| link.to_string());
         log::info(format_args!(
-            "client {id} admitted from {} on {}",
+            "client {id} admitted from {} on {}, {protection}",
             self.datagrams.from,
             tun.name()
         ));
@@ -114,7 +146,7 @@ impl Server {
         let target = self
             .socket
             .target(datagrams.from.decode(), datagrams.source());
-        self.clients.insert(Client::new(id, tun, target, now));
+        self.clients.insert(Client::new(id, tun, target, link, now));
         self.gathering.grow(self.clients.len());
         // What waits of each, and the next call.
         self.datagrams.grow(self.clients.len() + 1);
@@ -143,6 +175,7 @@ impl Server {
             ("TUN_DEV_NAME", name),
             ("TUN_CLIENT_ID", client.id.hex()),
             ("TUN_MTU", self.tun_mode.mtu.to_string()),
+            ("TUN_PROTECTION", client.protection().to_owned()),
         ];
         match self.hook.spawn(&environment) {
             Ok(pid) => client.prog = Prog::Running(pid),

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use common::hook;
 use common::io::watch::Watch;
+use common::peers::authorized::Grant;
 use common::report::log;
 use common::sys;
 
 use super::Server;
 use crate::clients::{Prog, Slot};
 use crate::closer;
+use crate::link::Link;
 
 /// How long a PROG may clean up before its device goes.
 const CLEAN_UP: Duration = Duration::from_secs(5);
@@ -22,14 +24,29 @@ impl Server {
     pub(super) fn rescan(&mut self) {
         self.authorized.reload(Instant::now());
         let (clients, authorized) = (&mut self.clients, &self.authorized);
-        let gone: Vec<Slot> = clients
-            .iter()
-            .filter(|(_, c)| c.closing.is_none() && !authorized.contains(c.id))
-            .map(|(slot, _)| slot)
-            .collect();
+        let (own, now, mut gone) = (self.id, Instant::now(), Vec::new());
+        for (slot, client) in clients.iter().filter(|(_, c)| c.closing.is_none()) {
+            match (authorized.grant(client.id), &mut client.link) {
+                (Some(Grant::Plain), None) => {}
+                (Some(Grant::Keyed(secret)), Some(link)) if link.is_of(&secret) => {}
+                // Another key: device and PROG stay, but a new session has to be opened.
+                (Some(Grant::Keyed(secret)), Some(link)) if link.word() == secret.word() => {
+                    **link = Link::new(secret, client.id, own, now);
+                    log::info(format_args!("client {}: new key, {link}", client.id));
+                }
+                // Another word: PROG is to see it.
+                _ => gone.push(slot),
+            }
+        }
         for slot in gone {
             self.forget(slot);
         }
+        let is_current = |grant, link: &Link| match grant {
+            Some(Grant::Keyed(secret)) => link.is_of(&secret),
+            _ => false,
+        };
+        self.waiting
+            .retain(|id, link| is_current(self.authorized.grant(id), link));
         log::info(format_args!(
             "authorised clients: {}",
             self.authorized.count()

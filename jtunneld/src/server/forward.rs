@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Instant;
 
-use common::datapath::exit::Exit;
+use common::datapath::exit::{Exit, Wrap};
 use common::datapath::inbound::write_packet;
 use common::io::datagrams::Datagrams;
 use common::io::socket::{Socket, would_block};
@@ -52,9 +52,17 @@ impl Server {
         let Some(client) = self.clients.get(slot) else {
             return;
         };
+        let wrap = match &mut client.link {
+            None => Wrap::Plain,
+            Some(link) => {
+                let sealer = link.keyed.sealer(Instant::now());
+                sealer.map_or(Wrap::Shut, Wrap::Keyed)
+            }
+        };
         let mut exit = Exit {
             socket: &self.socket,
             target: &mut client.target,
+            wrap,
             tally: &mut client.sent,
         };
         let result = self.outbound.carry(&client.tun, &mut exit);
@@ -128,7 +136,7 @@ impl Server {
             return self.log_malformed("too short", now);
         };
         let known = self.clients.find(id);
-        let Some(slot) = known.or_else(|| self.admit(id, now)) else {
+        let Some(slot) = known.or_else(|| self.admit(id, at.clone(), now)) else {
             return;
         };
         if let Some(n) = self.gathering.in_the_way_of(slot) {
@@ -147,36 +155,53 @@ impl Server {
             client.received.count.dropped += 1;
             return;
         }
+        if client.link.is_some() {
+            return self.on_keyed(slot, at, now);
+        }
+        let packet = at.start + HEADER_LEN..at.end;
+        let payload = Payload::of(&self.datagrams.data[packet.clone()]);
+        if payload == Payload::Keyed {
+            return self.on_stray_keyed(id, now);
+        }
         client.heard = now;
         if !client.target.is_origin_of(&self.datagrams) {
             roam(client, &self.datagrams, &self.socket, now);
         }
-        let at = at.start + HEADER_LEN..at.end;
-        let payload = &self.datagrams.data[at.clone()];
-        match Payload::of(payload) {
-            Payload::Packet => {
-                let (tun, tally) = (&client.tun, &mut client.received);
-                // What can't be joined need not gather, unless others' packets do.
-                let result = if tun.takes_super_packets() || !self.gathering.is_empty() {
-                    let buffer = &self.datagrams.data;
-                    let result = self.gathering.push(slot, tun, buffer, at, tally);
-                    // Only packets that were joined can be given up as such.
-                    self.trouble.received(Some(id), tally);
-                    result
-                } else {
-                    write_packet(tun, payload, tally)
-                };
-                if result == Err(Trouble::Gone) {
-                    self.device_gone(slot);
-                }
-            }
+        match payload {
+            Payload::Packet => self.deliver(slot, packet),
             Payload::Keepalive(counter) if client.is_answer_due(now) => {
                 let answer = packet::answer(self.id, counter);
                 if let Err(error) = self.socket.send(&answer, &client.target) {
                     self.trouble.lost(error, &client.target, now);
                 }
             }
-            Payload::Keepalive(_) | Payload::Alive | Payload::Answer(_) | Payload::Other => {}
+            Payload::Keepalive(_)
+            | Payload::Alive
+            | Payload::Answer(_)
+            | Payload::Keyed
+            | Payload::Other => {}
+        }
+    }
+
+    /// Takes the packet in this part of the receive buffer to a client's device.
+    #[inline]
+    pub(super) fn deliver(&mut self, slot: Slot, at: Range<usize>) {
+        let Some(client) = self.clients.get(slot) else {
+            return;
+        };
+        let (tun, tally) = (&client.tun, &mut client.received);
+        let buffer = &self.datagrams.data;
+        // What can't be joined need not gather, unless others' packets do.
+        let result = if tun.takes_super_packets() || !self.gathering.is_empty() {
+            let result = self.gathering.push(slot, tun, buffer, at, tally);
+            // Only packets that were joined can be given up as such.
+            self.trouble.received(Some(client.id), tally);
+            result
+        } else {
+            write_packet(tun, &buffer[at], tally)
+        };
+        if result == Err(Trouble::Gone) {
+            self.device_gone(slot);
         }
     }
 
@@ -215,7 +240,7 @@ impl Server {
 
 /// Follows a client to the address that its last packet came from, address and port together.
 #[cold]
-fn roam(client: &mut Client, datagrams: &Datagrams, socket: &Socket, now: Instant) {
+pub(super) fn roam(client: &mut Client, datagrams: &Datagrams, socket: &Socket, now: Instant) {
     let (from, to) = (client.target.address(), datagrams.from.decode());
     client.target = socket.target(to, datagrams.source());
     if from != to

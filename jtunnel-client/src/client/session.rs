@@ -1,0 +1,287 @@
+//! The link to keyed servers: which they are, the sessions with them, and the child of each session.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Instant;
+
+use common::io::socket::would_block;
+use common::keyed::client::{Client as Keyed, Decision, Due, Up};
+use common::keyed::discard::Discard;
+use common::keyed::secret::{Secret, Word};
+use common::peers::authorized::Grant;
+use common::report::log;
+use common::report::throttle::Throttle;
+use common::sys;
+use common::wire::id::PeerId;
+
+use super::Client;
+
+/// What is kept of the keyed servers.
+pub(super) struct Link {
+    /// The protocol.
+    keyed: Keyed,
+    /// How often each reason was one to drop a datagram.
+    discarded: [u32; Discard::COUNT],
+    handshakes: Throttle,
+    plain: Throttle,
+    others: Throttle,
+    randomless: Throttle,
+}
+
+impl Link {
+    fn new(keyed: Keyed) -> Self {
+        Self {
+            keyed,
+            discarded: [0; Discard::COUNT],
+            handshakes: Throttle::per_minute(),
+            plain: Throttle::per_minute(),
+            others: Throttle::per_minute(),
+            randomless: Throttle::per_minute(),
+        }
+    }
+
+    #[cold]
+    fn discard(&mut self, reason: Discard, id: PeerId, from: impl std::fmt::Display, now: Instant) {
+        let count = &mut self.discarded[reason as usize];
+        *count = count.saturating_add(1);
+        match reason {
+            Discard::WrongTag => {
+                if let Some(held_back) = self.handshakes.pass(now) {
+                    log::warning(format_args!(
+                        "dropped a handshake of server {id} from {from} with another key, word or \
+                         identifier than here{held_back}"
+                    ));
+                }
+            }
+            Discard::Plain => {
+                if let Some(held_back) = self.plain.pass(now) {
+                    log::warning(format_args!(
+                        "dropped a plain packet of server {id} from {from}: its file here has a \
+                         key{held_back}"
+                    ));
+                }
+            }
+            // Late, doubled or from before a change: what every network does.
+            Discard::Stray | Discard::NoSession => {}
+            _ => {
+                if let Some(held_back) = self.others.pass(now) {
+                    log::warning(format_args!(
+                        "dropped a datagram of server {id} from {from}: {reason}{held_back}"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// How often a datagram was dropped for this reason.
+    pub(super) fn count(&self, reason: Discard) -> u32 {
+        self.discarded[reason as usize]
+    }
+}
+
+impl Client {
+    /// Takes the servers with the strongest protection among the files, and no other. What was spoken
+    /// once is the least from then on, whatever the files say later: nobody who can write there for
+    /// a moment opens a link that was closed.
+    pub(super) fn choose_servers(&mut self, now: Instant) {
+        if self.config.accept_any {
+            return;
+        }
+        let secrets = self
+            .authorized
+            .grants()
+            .filter_map(|(id, grant)| match grant {
+                Grant::Plain => None,
+                Grant::Keyed(secret) => Some((id, secret)),
+            });
+        let secrets: Vec<(PeerId, Rc<Secret>)> = secrets.collect();
+        let strongest = secrets.iter().map(|(_, secret)| secret.word()).max();
+        let is_stronger = strongest > self.word;
+        self.word = self.word.max(strongest);
+        if self.word.is_none() && !self.config.common.keyed_only {
+            return;
+        }
+        let is_enough = |secret: &Secret| Some(secret.word()) == self.word;
+        let count = self.authorized.count();
+        let chosen: Vec<_> = secrets
+            .iter()
+            .filter(|(_, secret)| is_enough(secret))
+            .map(|(id, secret)| (id.bytes(), Rc::clone(secret)))
+            .collect();
+        if chosen.len() < count {
+            let (ignored, word) = (count - chosen.len(), name(self.word));
+            log::warning(format_args!(
+                "ignored {ignored} servers whose file protects less than {word}"
+            ));
+        }
+        for (id, secret) in secrets.iter().filter(|(_, secret)| is_enough(secret)) {
+            log::info(format_args!("server {id}: {secret}"));
+        }
+        let (own, interval) = (self.id.bytes(), self.config.keepalive);
+        let had_session = match &mut self.link {
+            Some(link) => link.keyed.set_servers(chosen),
+            None => {
+                self.link = Some(Box::new(Link::new(Keyed::new(own, chosen, interval))));
+                true
+            }
+        };
+        if had_session {
+            self.stop_sender();
+        }
+        if is_stronger && self.server.is_some() {
+            // PROG is to see it.
+            self.close_device(now);
+        }
+        self.timeout.reset();
+    }
+
+    /// Whether no server is authorised with whom to speak.
+    pub(super) fn is_mute(&self) -> bool {
+        match &self.link {
+            Some(link) => link.keyed.word().is_none(),
+            None => self.authorized.refuses_all(),
+        }
+    }
+
+    /// How the link is protected: `plain`, `sign` or `seal`.
+    pub(super) fn protection(&self) -> &'static str {
+        name(self.word)
+    }
+
+    /// Of the report: the protection, and how old the session is.
+    pub(super) fn session_status(&self, now: Instant) -> String {
+        let Some(link) = &self.link else {
+            return self.protection().into();
+        };
+        let session = link.keyed.session_age(now).map_or_else(
+            || "without session".into(),
+            |age| format!("session {} s old", age.as_secs()),
+        );
+        format!(
+            "{} {session}, replayed {}, forged {}, wrong key {}, plain {}",
+            self.protection(),
+            link.count(Discard::Replayed),
+            link.count(Discard::Forged),
+            link.count(Discard::WrongTag),
+            link.count(Discard::Plain)
+        )
+    }
+
+    /// When the link has something to do.
+    pub(super) fn session_deadline(&self, now: Instant) -> Option<Instant> {
+        let link = self.link.as_ref().filter(|_| self.server.is_some())?;
+        link.keyed.deadline(now)
+    }
+
+    pub(super) fn on_session_deadline(&mut self, now: Instant) {
+        while self.session_deadline(now).is_some_and(|at| now >= at) {
+            let Some(link) = &mut self.link else {
+                return;
+            };
+            match link.keyed.on_deadline(now, &mut sys::try_random) {
+                Due::Nothing => return,
+                Due::Open(open) => self.send_open(&open, now),
+                Due::Expired => {
+                    log::warning(format_args!("the session is too old, nothing is sent"));
+                    self.stop_sender();
+                }
+                Due::NoRandom => {
+                    if let Some(held_back) = link.randomless.pass(now) {
+                        log::warning(format_args!("waiting for random numbers{held_back}"));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends an OPEN. If none of the server's addresses takes it, the name may mean others by now.
+    fn send_open(&mut self, open: &[u8], now: Instant) {
+        match self.probe(open, now) {
+            Err(error) if would_block(error) => {}
+            Err(_) => {
+                if self.keepalive.failed(now) {
+                    self.resolver.start(now);
+                }
+            }
+            Ok(()) => {}
+        }
+    }
+
+    /// The PING that is a keyed link's keepalive; without a session its OPENs stand for it.
+    pub(super) fn ping(&mut self) -> Option<Vec<u8>> {
+        Some(self.link.as_mut()?.keyed.ping()?.to_vec())
+    }
+
+    /// There is to be a new child: the key of the last one is in no other hands, so a new session
+    /// comes first.
+    pub(super) fn renew_session(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.keyed.renew();
+            self.timeout.reset();
+        }
+    }
+
+    /// A datagram of a server, at this place in the receive buffer. Returns where in the buffer the
+    /// packet is that it brings for the tun.
+    #[inline]
+    pub(super) fn on_keyed(
+        &mut self,
+        at: Range<usize>,
+        id: PeerId,
+        now: Instant,
+    ) -> Option<Range<usize>> {
+        let link = self.link.as_mut()?;
+        let datagram = &mut self.datagrams.data[at.clone()];
+        let decision = link.keyed.on_datagram(datagram, now, &mut sys::try_random);
+        let packet = match decision {
+            Decision::Data(packet) => {
+                self.keepalive.heard(now);
+                packet
+            }
+            Decision::Heard => {
+                self.keepalive.heard(now);
+                return None;
+            }
+            Decision::Up(up) => self.session_up(*up, id, now)?,
+            Decision::Open(open) => {
+                self.send_open(&open, now);
+                self.timeout.reset();
+                return None;
+            }
+            Decision::Drop(reason) => {
+                self.received.count.dropped += 1;
+                link.discard(reason, id, &self.datagrams.from, now);
+                return None;
+            }
+        };
+        Some(at.start + packet.start..at.start + packet.end)
+    }
+
+    #[cold]
+    fn session_up(&mut self, up: Up, id: PeerId, now: Instant) -> Option<Range<usize>> {
+        let (word, from) = (self.protection(), &self.datagrams.from);
+        if self.keepalive.heard(now) {
+            self.silences = 0;
+            log::info(format_args!(
+                "server {id} answers from {from}, {word} session up"
+            ));
+        } else {
+            log::debug(format_args!("server {id}: {word} session up"));
+        }
+        // The server learns from it that this is the client's address, and nobody else's.
+        if let Some(server) = &self.server
+            && let Err(error) = self.socket.send(&up.ping, server)
+        {
+            self.trouble.lost(error, server, now);
+        }
+        self.retire_sender();
+        self.sealer = Some(up.sealer);
+        self.start_sender(now);
+        self.timeout.reset();
+        up.packet
+    }
+}
+
+fn name(word: Option<Word>) -> &'static str {
+    word.map_or("plain", Word::name)
+}

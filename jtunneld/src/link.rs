@@ -1,0 +1,154 @@
+//! What is kept of a client whose file has a key: the protocol's state, and what was told of it.
+
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use common::keyed::discard::Discard;
+use common::keyed::secret::{Secret, Word};
+use common::keyed::server::Server as Keyed;
+use common::report::log;
+use common::report::throttle::Throttle;
+use common::wire::id::PeerId;
+
+/// More sessions than this within a minute are not those of one client.
+const MAX_SESSIONS: u32 = 6;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The link of one client.
+pub(crate) struct Link {
+    /// The protocol.
+    pub(crate) keyed: Keyed,
+    client: PeerId,
+    /// How often each reason was one to drop a datagram.
+    discarded: [u32; Discard::COUNT],
+    handshakes: Throttle,
+    plain: Throttle,
+    others: Throttle,
+    /// Sessions since this time.
+    sessions: (u32, Instant),
+    many: Throttle,
+}
+
+impl Link {
+    /// Of a client with this secret.
+    pub(crate) fn new(secret: Rc<Secret>, client: PeerId, server: PeerId, now: Instant) -> Self {
+        Self {
+            keyed: Keyed::new(secret, client.bytes(), server.bytes()),
+            client,
+            discarded: [0; Discard::COUNT],
+            handshakes: Throttle::per_minute(),
+            plain: Throttle::per_minute(),
+            others: Throttle::per_minute(),
+            sessions: (0, now),
+            many: Throttle::per_minute(),
+        }
+    }
+
+    /// How it is protected.
+    pub(crate) fn word(&self) -> Word {
+        self.keyed.secret().word()
+    }
+
+    /// Whether this is its word and key.
+    pub(crate) fn is_of(&self, secret: &Secret) -> bool {
+        self.keyed.secret().is_same(secret)
+    }
+
+    /// How often a datagram was dropped for this reason.
+    pub(crate) fn count(&self, reason: Discard) -> u32 {
+        self.discarded[reason as usize]
+    }
+
+    /// A datagram was dropped.
+    #[cold]
+    pub(crate) fn discard(&mut self, reason: Discard, from: impl fmt::Display, now: Instant) {
+        let count = &mut self.discarded[reason as usize];
+        *count = count.saturating_add(1);
+        let client = self.client;
+        match reason {
+            Discard::WrongTag => {
+                if let Some(held_back) = self.handshakes.pass(now) {
+                    log::warning(format_args!(
+                        "client {client}: dropped a handshake from {from} with another key, word \
+                         or identifier; here it is {self}{held_back}"
+                    ));
+                }
+            }
+            Discard::Plain => {
+                if let Some(held_back) = self.plain.pass(now) {
+                    let word = self.word();
+                    log::warning(format_args!(
+                        "client {client}: dropped a plain packet from {from}: its file here says \
+                         {word}{held_back}"
+                    ));
+                }
+            }
+            Discard::NotNow | Discard::NoSession | Discard::Stray => {}
+            _ => {
+                if let Some(held_back) = self.others.pass(now) {
+                    log::warning(format_args!(
+                        "client {client}: dropped a datagram from {from}: {reason}{held_back}"
+                    ));
+                }
+            }
+        }
+    }
+
+    /// There is a new session.
+    pub(crate) fn opened(&mut self, from: impl fmt::Display, now: Instant) {
+        let (client, word) = (self.client, self.word());
+        log::debug(format_args!(
+            "client {client}: {word} session up from {from}"
+        ));
+        let (count, since) = &mut self.sessions;
+        if now.saturating_duration_since(*since) >= MINUTE {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        if *count > MAX_SESSIONS
+            && let Some(held_back) = self.many.pass(now)
+        {
+            log::warning(format_args!(
+                "client {client}: more than {MAX_SESSIONS} sessions within a minute, the last from \
+                 {from}: are there two devices with one identifier and key?{held_back}"
+            ));
+        }
+    }
+}
+
+/// As in `seal, check value 27f02d6d`: the value is the same at the other end.
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.keyed.secret().fmt(f)
+    }
+}
+
+/// The links of clients that have no device yet, or no more.
+#[derive(Default)]
+pub(crate) struct Waiting(Vec<(PeerId, Box<Link>)>);
+
+impl Waiting {
+    /// Takes a client's link out, to be put back or kept with the device.
+    pub(crate) fn take(&mut self, id: PeerId) -> Option<Box<Link>> {
+        let place = self.place(id).ok()?;
+        Some(self.0.remove(place).1)
+    }
+
+    /// Keeps a client's link.
+    pub(crate) fn put(&mut self, id: PeerId, link: Box<Link>) {
+        match self.place(id) {
+            Ok(place) => self.0[place].1 = link,
+            Err(place) => self.0.insert(place, (id, link)),
+        }
+    }
+
+    /// Keeps those for which this holds.
+    pub(crate) fn retain(&mut self, holds: impl Fn(PeerId, &Link) -> bool) {
+        self.0.retain(|(id, link)| holds(*id, link));
+    }
+
+    fn place(&self, id: PeerId) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&id, |(id, _)| *id)
+    }
+}
