@@ -15,7 +15,7 @@ usage() {
 needs() {
     case $1 in
     build) echo cargo cc make ;;
-    check) echo root tun bird busybox conntrack ethtool faketime ip mandoc nft ping smcrouted strace tcpdump ;;
+    check) echo root tun bird busybox conntrack ethtool faketime ip mandoc nft ping smcrouted strace tcpdump venv ;;
     demo) echo root tun busybox ip iperf3 nft ping sha256sum timeout ;;
     bench) echo root tun ip ping ;;
     lint) echo cargo cargo-clippy cargo-fmt cc mandoc ;;

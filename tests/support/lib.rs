@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! lab (server, router, clients)  ->  host  ->  namespace, stale
+//! independent (client, server)   ->  config, process, tree
 //! tunnel (Server, Client)        ->  launch, clock, config, process  ->  programs, lines, wait, tree
 //! peer, crowd, sniffer, syslog, terminal, name_server, relay, traffic, heartbeat, flood  ->  host, wait
 //! ```
@@ -23,6 +24,7 @@ pub mod crowd;
 pub mod flood;
 pub mod heartbeat;
 pub mod host;
+pub mod independent;
 pub mod lab;
 pub mod launch;
 pub mod lines;

@@ -1,6 +1,6 @@
 //! A process on a host, ended when the guard goes.
 
-use std::io::pipe;
+use std::io::{Write, pipe};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -26,13 +26,22 @@ pub struct Process {
 
 impl Process {
     /// Starts a command on the host.
-    pub fn spawn(host: &Host, mut command: Command) -> Self {
+    pub fn spawn(host: &Host, command: Command) -> Self {
+        Self::start(host, command, Stdio::null())
+    }
+
+    /// Starts a command on the host that is to be told things.
+    pub fn told(host: &Host, command: Command) -> Self {
+        Self::start(host, command, Stdio::piped())
+    }
+
+    fn start(host: &Host, mut command: Command, input: Stdio) -> Self {
         let what = command.get_program().to_string_lossy().into_owned();
         let (reader, writer) = pipe().unwrap();
         // A program drops what there is no room for, and this reader may have no time for a while.
         fcntl(&writer, FcntlArg::F_SETPIPE_SZ(1 << 20)).unwrap();
         command
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(writer.try_clone().unwrap())
             .stderr(writer);
         // The command holds the writing ends and goes in there, or the log would never end.
@@ -48,6 +57,12 @@ impl Process {
     /// Its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Writes a line to its standard input, if it was started to be told things.
+    pub fn tell(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().unwrap();
+        writeln!(input, "{line}").unwrap();
     }
 
     /// Sends it a signal.
