@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
 use crate::host::Host;
+use crate::middle::{Middle, Way};
 use crate::peer::Forger;
 use crate::traffic::Noise;
 use crate::worker::Worker;
@@ -55,6 +56,19 @@ impl Flood {
         Self::repeat(move |noise| {
             let (from, content) = make(noise);
             forger.udp(from, to, &content);
+            true
+        })
+    }
+
+    /// Datagrams as they are made, from where the middle speaks to the end of this way.
+    pub fn through(
+        middle: &Arc<Middle>,
+        way: Way,
+        mut make: impl FnMut(&mut Noise) -> Vec<u8> + Send + 'static,
+    ) -> Self {
+        let middle = middle.clone();
+        Self::repeat(move |noise| {
+            middle.inject(way, &make(noise));
             true
         })
     }

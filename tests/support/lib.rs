@@ -6,7 +6,7 @@
 //! lab (server, router, clients)  ->  host  ->  namespace, stale
 //! independent (client, server)   ->  config, process, tree
 //! tunnel (Server, Client)        ->  launch, clock, config, process  ->  programs, lines, wait, tree
-//! peer, crowd, sniffer, syslog, terminal, name_server, relay, traffic, heartbeat, flood  ->  host, wait
+//! peer, crowd, sniffer, syslog, terminal, name_server, relay, middle, traffic, heartbeat, flood  ->  host, wait
 //! ```
 //!
 //! The environment chooses what is tested: `JTUNNEL_BIN` a directory with the two programs instead
@@ -28,6 +28,7 @@ pub mod independent;
 pub mod lab;
 pub mod launch;
 pub mod lines;
+pub mod middle;
 pub mod name_server;
 mod namespace;
 pub mod peer;
