@@ -41,9 +41,8 @@ class Client:
 
     def accept(self, server_public):
         attempt = self.attempt
-        attempt.server_public = server_public
         shared = attempt.pair.shared(server_public)
-        attempt.pair = None
+        attempt.pair, attempt.server_public = None, server_public
         attempt.session = self.link.session(attempt.public, server_public, shared)
 
     def ask(self, now):
