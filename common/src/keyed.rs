@@ -25,6 +25,8 @@ mod session;
 #[cfg(test)]
 mod simulator;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod vectors;
 mod window;
 

@@ -13,7 +13,8 @@ pub const TAG_LEN: usize = 16;
 /// A public key of X25519.
 pub(super) type Public = [u8; 32];
 
-/// 32 secret bytes. They can neither be copied nor shown, and are overwritten when dropped.
+/// 32 secret bytes. They can neither be copied nor shown, and are overwritten when dropped. What the
+/// stack held of them meanwhile is not.
 pub(super) struct Key([u8; KEY_LEN]);
 
 impl Key {
@@ -108,3 +109,66 @@ fn nonce(counter: u32) -> Nonce {
     nonce[8..].copy_from_slice(&counter.to_be_bytes());
     nonce.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7748, section 6.1.
+    #[test]
+    fn agreement() {
+        let key = |digits: &str| {
+            let mut bytes = [0; KEY_LEN];
+            hex::decode_to_slice(digits, &mut bytes).expect("64 digits");
+            bytes
+        };
+        let bob = Key::new(key(
+            "5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb",
+        ));
+        let alice = key("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a");
+        assert_eq!(
+            agree(&bob, &alice).expect("a good point").bytes(),
+            &key("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742")
+        );
+        assert_eq!(
+            public(&bob),
+            key("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f")
+        );
+    }
+
+    #[test]
+    fn weak_points() {
+        let private = Key::new([7; KEY_LEN]);
+        for point in WEAK {
+            let mut bytes = [0; KEY_LEN];
+            hex::decode_to_slice(point, &mut bytes).expect("64 digits");
+            assert!(agree(&private, &bytes).is_none(), "{point}");
+            // The highest bit is not looked at.
+            bytes[31] ^= 0x80;
+            assert!(agree(&private, &bytes).is_none(), "{point}");
+        }
+    }
+
+    #[test]
+    fn comparison() {
+        let key = Key::new([7; KEY_LEN]);
+        assert!(key.is_same(&Key::new([7; KEY_LEN])));
+        for bit in 0..256 {
+            let mut other = [7; KEY_LEN];
+            other[bit / 8] ^= 1 << (bit % 8);
+            assert!(!key.is_same(&Key::new(other)), "{bit}");
+        }
+    }
+}
+
+/// The points of small order, and what is equal to them modulo 2^255 - 19.
+#[cfg(test)]
+pub(super) const WEAK: [&str; 7] = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+];

@@ -52,3 +52,30 @@ pub(super) fn decode(bytes: &Handshake, key: &Key) -> Option<Content> {
         es: *es.first_chunk()?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_every_bit() {
+        let content = Content {
+            number: 0x0102_0304,
+            ec: [5; 32],
+            es: [6; 32],
+        };
+        let key = Key::new([7; 32]);
+        let bytes = encode(&[8; 8], OPEN, &content, &key);
+        let decoded = decode(&bytes, &key).expect("the right tag");
+        assert_eq!(
+            (decoded.number, decoded.ec, decoded.es),
+            (content.number, content.ec, content.es)
+        );
+        assert!(decode(&bytes, &Key::new([9; 32])).is_none());
+        for bit in 0..8 * HANDSHAKE_LEN {
+            let mut bytes = bytes;
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&bytes, &key).is_none(), "bit {bit}");
+        }
+    }
+}

@@ -153,3 +153,96 @@ impl Secret {
         hash(&self.key, &[&head, parts].concat())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eFF";
+
+    fn parsed(content: &str) -> Result<Option<Word>, Fault> {
+        parse(content.as_bytes()).map(|content| match content {
+            Content::Plain => None,
+            Content::Keyed(secret) => Some(secret.word()),
+        })
+    }
+
+    #[test]
+    fn plain() {
+        for content in ["", " ", "\n", " \t\r\n\n"] {
+            assert_eq!(parsed(content), Ok(None), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn keyed() {
+        assert_eq!(parsed(&format!("seal {HEX}")), Ok(Some(Word::Seal)));
+        assert_eq!(parsed(&format!("sign {HEX}\n")), Ok(Some(Word::Sign)));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        let short = &HEX[1..];
+        for (content, fault) in [
+            (HEX.to_string(), Fault::Word),
+            ("seal".to_string(), Fault::Word),
+            (format!(" seal {HEX}"), Fault::Word),
+            (format!("Seal {HEX}"), Fault::Word),
+            (format!("seal\t{HEX}"), Fault::Word),
+            (format!("plain {HEX}"), Fault::Word),
+            ("\0".to_string(), Fault::Word),
+            (format!("seal  {HEX}"), Fault::Digit),
+            ("seal ".to_string(), Fault::Length(0)),
+            (format!("seal {short}"), Fault::Length(63)),
+            (format!("seal {HEX}00\n"), Fault::Length(66)),
+            (format!("seal {HEX}0\n"), Fault::Length(65)),
+            (format!("seal {short}g"), Fault::Digit),
+            (format!("seal {short}é"), Fault::Digit),
+            (format!("seal {HEX} "), Fault::Rest),
+            (format!("seal {HEX}\r\n"), Fault::Rest),
+            (format!("seal {HEX}\n\n"), Fault::Rest),
+            (format!("seal {HEX}\nsign {HEX}\n"), Fault::Digit),
+            (format!("sign {}", "0".repeat(64)), Fault::Zero),
+        ] {
+            assert_eq!(parsed(&content), Err(fault), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_without_the_key() {
+        for (content, text) in [
+            ("seal 1f", "its key has 2 digits instead of 64"),
+            ("seal 1fx", "its key has a character that is no hex digit"),
+            (
+                "seel 1f",
+                "it does not begin with `seal` or `sign` and one space",
+            ),
+        ] {
+            let fault = parsed(content).expect_err("a fault");
+            assert_eq!(fault.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_new_line_is_understood() {
+        for word in [Word::Sign, Word::Seal] {
+            let line = line(word, &[0xa5; KEY_LEN]);
+            assert_eq!(line.len(), 4 + 1 + DIGITS + 1);
+            assert_eq!(parsed(&line), Ok(Some(word)));
+        }
+        assert!(Word::Seal > Word::Sign);
+        assert_eq!(Word::of("seal"), Some(Word::Seal));
+        assert_eq!(Word::of("plain"), None);
+    }
+
+    #[test]
+    fn same_word_and_key() {
+        let secret = |word, byte| Secret {
+            word,
+            key: Key::new([byte; KEY_LEN]),
+        };
+        assert!(secret(Word::Seal, 1).is_same(&secret(Word::Seal, 1)));
+        assert!(!secret(Word::Seal, 1).is_same(&secret(Word::Sign, 1)));
+        assert!(!secret(Word::Seal, 1).is_same(&secret(Word::Seal, 2)));
+    }
+}

@@ -380,12 +380,397 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cipher::WEAK;
+    use super::super::session::PING;
+    use super::super::testing::{
+        Both, CLIENT, SERVER, WORDS, all, discarded, packet, secret, secret_of, slot,
+    };
     use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    /// A packet of the client's child.
+    fn data(sealer: &mut Sealer) -> Vec<u8> {
+        let mut data = slot(&packet());
+        assert!(sealer.seal(&mut data));
+        data
+    }
+
+    fn moves(decision: &Decision) -> Option<bool> {
+        match decision {
+            Decision::Data { moves, .. } | Decision::Ping { moves, .. } => Some(*moves),
+            _ => None,
+        }
+    }
+
+    fn is_nudge(decision: &Decision) -> bool {
+        matches!(decision, Decision::Answer(Answer::Challenge(bytes)) if bytes[12..16] == [0; 4])
+    }
 
     /// What a keyed client costs the server's memory.
     #[test]
     fn small() {
         assert!(size_of::<Server>() + size_of::<Receiver>() <= 800);
         assert!(size_of::<Receiver>() <= 360, "once more for a minute");
+    }
+
+    #[test]
+    fn every_bit_of_an_open() {
+        for word in WORDS {
+            let mut both = Both::new(word);
+            let asking = both.open();
+            let challenge = both.challenge(&asking);
+            let accepting = both.accept(&challenge);
+            for open in [asking, accepting] {
+                for bit in 8 * 8..8 * open.len() {
+                    let mut flipped = open;
+                    flipped[bit / 8] ^= 1 << (bit % 8);
+                    let decision = both.at_server(&flipped);
+                    // With another type it is a packet of no session.
+                    let wanted = matches!(
+                        discarded(&decision),
+                        Some(Discard::WrongTag | Discard::Malformed)
+                    );
+                    assert!(wanted || bit / 8 == 8 && is_nudge(&decision), "bit {bit}");
+                }
+                for len in 0..open.len() {
+                    assert!(discarded(&both.at_server(&open[..len])).is_some(), "{len}");
+                }
+                let long = [&open[..], &[0]].concat();
+                assert_eq!(discarded(&both.at_server(&long)), Some(Discard::Malformed));
+            }
+            assert!(both.server.session.is_none());
+            both.opened(&accepting);
+        }
+    }
+
+    #[test]
+    fn every_bit_of_a_packet() {
+        for word in WORDS {
+            let mut both = Both::new(word);
+            let mut up = both.connect();
+            let data = data(&mut up.sealer);
+            for datagram in [&data[..], &up.ping] {
+                // The identifier is the caller's to look up; the type and the name decide on what
+                // is done.
+                for bit in (8 * 8..8 * datagram.len()).rev() {
+                    let mut flipped = datagram.to_vec();
+                    flipped[bit / 8] ^= 1 << (bit % 8);
+                    let decision = both.at_server(&flipped);
+                    let is_name = (9 * 8..12 * 8).contains(&bit);
+                    assert!(
+                        discarded(&decision).is_some() || is_name && is_nudge(&decision),
+                        "bit {bit}"
+                    );
+                    // Nothing is spliced.
+                    both.now += seconds(1);
+                }
+            }
+            assert_eq!(moves(&both.at_server(&data)), Some(true));
+            assert_eq!(discarded(&both.at_server(&data)), Some(Discard::Replayed));
+            assert_eq!(moves(&both.at_server(&up.ping)), Some(true));
+            assert_eq!(
+                discarded(&both.at_server(&up.ping)),
+                Some(Discard::Replayed)
+            );
+        }
+    }
+
+    /// Of a plain link, of the server itself, of the other kind.
+    #[test]
+    fn what_a_client_does_not_send() {
+        let mut both = Both::new(Word::Seal);
+        let open = both.open();
+        let challenge = both.challenge(&open);
+        assert_eq!(
+            discarded(&both.at_server(&challenge)),
+            Some(Discard::Malformed)
+        );
+        both.now += seconds(1);
+        let mut up = both.connect();
+        let plain = [&CLIENT[..], &packet()].concat();
+        assert_eq!(discarded(&both.at_server(&plain)), Some(Discard::Plain));
+        // Reflected.
+        let mut down = slot(&packet());
+        assert!(both.server.seal(&mut down, both.now));
+        assert_eq!(discarded(&both.at_server(&down)), Some(Discard::Forged));
+        let mut data = data(&mut up.sealer);
+        data[8] = PING;
+        data.drain(HEADER_LEN..data.len() - TAG_LEN);
+        assert_eq!(discarded(&both.at_server(&data)), Some(Discard::Forged));
+        // The right tag on what is no IP packet, or nothing.
+        for packet in [&b""[..], b"\x00", b"\x01\x02\x03\x04\x05", b"\x51"] {
+            let mut data = slot(packet);
+            assert!(up.sealer.seal(&mut data));
+            assert_eq!(discarded(&both.at_server(&data)), Some(Discard::NotIp));
+        }
+    }
+
+    #[test]
+    fn one_key_under_two_words() {
+        let (mut seal, mut sign) = (Both::new(Word::Seal), Both::new(Word::Sign));
+        let (open, other) = (seal.open(), sign.open());
+        assert_eq!(discarded(&sign.at_server(&open)), Some(Discard::WrongTag));
+        assert_eq!(discarded(&seal.at_server(&other)), Some(Discard::WrongTag));
+        (seal.now, sign.now) = (seal.now + seconds(1), sign.now + seconds(1));
+        // Even if the name were the same.
+        let (mut up, mut down) = (seal.connect(), sign.connect());
+        let (mut data, mut other) = (data(&mut up.sealer), data(&mut down.sealer));
+        for byte in 9..12 {
+            (data[byte], other[byte]) = (other[byte], data[byte]);
+        }
+        assert_eq!(discarded(&seal.at_server(&other)), Some(Discard::Forged));
+        assert_eq!(discarded(&sign.at_server(&data)), Some(Discard::Forged));
+    }
+
+    /// However many OPENs: one challenge, and no session.
+    #[test]
+    fn flood_of_opens() {
+        let mut both = Both::new(Word::Seal);
+        let open = both.open();
+        let mut drawn = 0;
+        let mut challenges = Vec::new();
+        for number in 0..1000u32 {
+            let mut forged = open;
+            forged[12..16].copy_from_slice(&number.to_be_bytes());
+            for open in [&mut forged, &mut open.clone()] {
+                let random = &mut |bytes: &mut [u8]| {
+                    drawn += 1;
+                    all(ES)(bytes)
+                };
+                match both
+                    .server
+                    .on_datagram(open, both.now, &mut || panic!("asked"), random)
+                {
+                    Decision::Answer(answer) => challenges.push(answer.as_ref().to_vec()),
+                    decision => assert_eq!(discarded(&decision), Some(Discard::WrongTag)),
+                }
+            }
+        }
+        assert_eq!(drawn, 1, "one key pair");
+        assert!(challenges.iter().all(|bytes| bytes == &challenges[0]));
+        assert!(both.server.session.is_none() && both.server.previous.is_none());
+    }
+    const ES: u8 = 0x22;
+
+    /// A challenge is used once. A second answer to an OPEN needs a higher number.
+    #[test]
+    fn open_again() {
+        let mut both = Both::new(Word::Sign);
+        let first = both.open();
+        let challenge = both.challenge(&first);
+        let accepting = both.accept(&challenge);
+        both.opened(&accepting);
+        assert_eq!(
+            discarded(&both.at_server(&accepting)),
+            Some(Discard::Replayed)
+        );
+        both.now += seconds(1);
+        let repeated = both.open();
+        assert_eq!(repeated[16..80], accepting[16..80]);
+        let decision = both.at_server(&repeated);
+        assert!(matches!(decision, Decision::Answer(Answer::Empty(_))));
+        assert_eq!(
+            discarded(&both.at_server(&repeated)),
+            Some(Discard::Replayed)
+        );
+        assert_eq!(
+            discarded(&both.at_server(&accepting)),
+            Some(Discard::Replayed)
+        );
+        // The first one gets another challenge, and the session stands.
+        let other = both.challenge(&first);
+        assert_ne!(other[48..80], challenge[48..80]);
+        assert!(both.server.session_age(both.now).is_some());
+    }
+
+    /// One session a second, and none without a tun; the challenge waits.
+    #[test]
+    fn not_now() {
+        let mut both = Both::new(Word::Seal);
+        both.connect();
+        both.client.renew();
+        let open = both.open();
+        let challenge = both.challenge(&open);
+        let accepting = both.accept(&challenge);
+        both.now += Duration::from_millis(999);
+        assert_eq!(
+            discarded(&both.at_server(&accepting)),
+            Some(Discard::NotNow)
+        );
+        both.now += Duration::from_millis(1);
+        let (mut datagram, mut asked) = (accepting, 0);
+        let decision = both.server.on_datagram(
+            &mut datagram,
+            both.now,
+            &mut || {
+                asked += 1;
+                false
+            },
+            &mut all(1),
+        );
+        assert_eq!((discarded(&decision), asked), (Some(Discard::NotNow), 1));
+        both.opened(&accepting);
+    }
+
+    #[test]
+    fn weak_keys() {
+        for point in WEAK {
+            let mut both = Both::new(Word::Seal);
+            let pair = Pair::new(secret(Word::Seal), CLIENT, SERVER);
+            let mut content = Content {
+                number: 1,
+                ec: hex::decode(point)
+                    .expect("hex")
+                    .try_into()
+                    .expect("32 bytes"),
+                es: [0; 32],
+            };
+            let open = |content: &Content| handshake::encode(&CLIENT, 0x11, content, &pair.open);
+            let challenge = both.challenge(&open(&content));
+            content.es.copy_from_slice(&challenge[48..80]);
+            let decision = both.at_server(&open(&content));
+            assert_eq!(discarded(&decision), Some(Discard::WeakKey));
+            assert!(both.server.session.is_none() && both.server.challenge.is_none());
+            // It counts like a session, or this were a way to have the server calculate.
+            let challenge = both.challenge(&open(&content));
+            content.es.copy_from_slice(&challenge[48..80]);
+            let decision = both.at_server(&open(&content));
+            assert_eq!(discarded(&decision), Some(Discard::NotNow));
+        }
+    }
+
+    /// What is under way at a change of sessions comes through for a minute, and moves nothing.
+    #[test]
+    fn previous_session() {
+        let mut both = Both::new(Word::Seal);
+        let mut old = both.connect();
+        let mut next = data(&mut old.sealer);
+        both.now += seconds(600);
+        both.client.renew();
+        let mut new = both.connect();
+        assert_eq!(moves(&both.at_server(&next)), Some(false));
+        assert_eq!(moves(&both.at_server(&data(&mut new.sealer))), Some(true));
+        // Its pings are answered under the new session.
+        match both.at_server(&old.ping) {
+            Decision::Ping { answer, moves } => {
+                assert!(!moves);
+                assert!(matches!(
+                    both.at_client(answer.as_ref()),
+                    super::super::client::Decision::Heard
+                ));
+            }
+            _ => panic!("no answer"),
+        }
+        both.now += seconds(60) - Duration::from_millis(1);
+        next = data(&mut old.sealer);
+        assert_eq!(moves(&both.at_server(&next)), Some(false));
+        assert_eq!(discarded(&both.at_server(&next)), Some(Discard::Replayed));
+        both.now += Duration::from_millis(1);
+        assert!(is_nudge(&both.at_server(&data(&mut old.sealer))));
+        assert!(both.server.previous.is_some());
+        both.server.erase(both.now);
+        assert!(both.server.previous.is_none() && both.server.session.is_some());
+        // Sealing was over with the new session.
+        assert_eq!(moves(&both.at_server(&data(&mut new.sealer))), Some(true));
+    }
+
+    #[test]
+    fn half_an_hour() {
+        let mut both = Both::new(Word::Seal);
+        let mut up = both.connect();
+        let erase = both.server.next_erase().expect("there is a session");
+        assert_eq!(erase, both.now + seconds(60));
+        both.now += LIFE - Duration::from_millis(1);
+        assert!(both.server.seal(&mut slot(&packet()), both.now));
+        assert_eq!(moves(&both.at_server(&data(&mut up.sealer))), Some(true));
+        both.server.erase(both.now);
+        assert!(both.server.session.is_some());
+        let erase = both.server.next_erase().expect("there is a session");
+        both.now += Duration::from_millis(1);
+        assert!(!both.server.seal(&mut slot(&packet()), both.now));
+        assert!(is_nudge(&both.at_server(&data(&mut up.sealer))));
+        assert_eq!(both.server.session_age(both.now), None);
+        both.now = erase;
+        both.server.erase(both.now);
+        assert!(both.server.session.is_none());
+        assert_eq!(both.server.next_erase(), None);
+    }
+
+    /// Junk with the client's identifier: 20 answers a second, and the session goes on.
+    #[test]
+    fn nudges() {
+        for word in WORDS {
+            let mut both = Both::new(word);
+            let mut up = both.connect();
+            let mut junk = slot(&packet());
+            junk[..8].copy_from_slice(&CLIENT);
+            junk[8] = DATA;
+            for _ in 0..3 {
+                let answered = (0..100)
+                    .filter(|_| is_nudge(&both.at_server(&junk)))
+                    .count();
+                assert_eq!(answered, 20);
+                assert_eq!(discarded(&both.at_server(&junk)), Some(Discard::NoSession));
+                assert_eq!(moves(&both.at_server(&data(&mut up.sealer))), Some(true));
+                both.now += seconds(1);
+            }
+            match both.at_server(&junk) {
+                Decision::Answer(Answer::Challenge(bytes)) => {
+                    assert_eq!(bytes[16..32], junk[..16]);
+                    assert_eq!(bytes[32..48], junk[junk.len() - 16..]);
+                }
+                _ => panic!("no nudge"),
+            }
+        }
+    }
+
+    #[test]
+    fn roaming() {
+        let mut both = Both::new(Word::Sign);
+        let mut up = both.connect();
+        let packets: Vec<_> = (0..3).map(|_| data(&mut up.sealer)).collect();
+        assert_eq!(moves(&both.at_server(&packets[1])), Some(true));
+        assert_eq!(moves(&both.at_server(&packets[0])), Some(false), "late");
+        assert_eq!(
+            moves(&both.at_server(&up.ping)),
+            Some(true),
+            "of its own kind"
+        );
+        assert_eq!(moves(&both.at_server(&packets[2])), Some(true));
+    }
+
+    #[test]
+    fn no_random_numbers() {
+        let mut both = Both::new(Word::Seal);
+        let mut open = both.open();
+        let decision = both
+            .server
+            .on_datagram(&mut open, both.now, &mut || true, &mut |_| false);
+        assert_eq!(discarded(&decision), Some(Discard::NoRandom));
+        both.challenge(&open);
+    }
+
+    #[test]
+    fn forgotten() {
+        let mut both = Both::new(Word::Seal);
+        let mut up = both.connect();
+        both.server.forget();
+        assert!(!both.server.seal(&mut slot(&packet()), both.now));
+        assert_eq!(both.server.next_erase(), None);
+        assert!(is_nudge(&both.at_server(&data(&mut up.sealer))));
+    }
+
+    #[test]
+    fn another_key() {
+        let mut both = Both::new(Word::Seal);
+        let open = both.open();
+        both.server = Server::new(secret_of(Word::Seal, [9; 32]), CLIENT, SERVER);
+        assert_eq!(discarded(&both.at_server(&open)), Some(Discard::WrongTag));
+        // Identifiers the wrong way round.
+        both.server = Server::new(secret(Word::Seal), SERVER, CLIENT);
+        assert_eq!(discarded(&both.at_server(&open)), Some(Discard::WrongTag));
     }
 }

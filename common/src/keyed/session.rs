@@ -225,3 +225,130 @@ impl Opener {
         Ok(self.window.mark(counter))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{WORDS, packet, slot};
+    use super::*;
+
+    fn sealer(word: Word) -> Sealer {
+        Sealer::new(word, Key::new([7; 32]), [1; 8], DATA, [2, 3, 5])
+    }
+
+    #[test]
+    fn sealed_and_opened() {
+        for word in WORDS {
+            let (mut sealer, mut opener) = (sealer(word), Opener::new(word, Key::new([7; 32])));
+            for len in (0..200).chain(1400..1500) {
+                let packet: Vec<u8> = (0..len).map(|n| 0x45 ^ n as u8).collect();
+                let mut data = slot(&packet);
+                assert!(sealer.seal(&mut data));
+                let end = HEADER_LEN + packet.len();
+                assert_eq!(
+                    data[HEADER_LEN..end] == packet,
+                    word == Word::Sign || len == 0
+                );
+                let Ok(Message::Packet(header)) = Message::of(&data) else {
+                    panic!("not understood")
+                };
+                assert_eq!(opener.open(header.counter, &mut data), Ok(true));
+                assert_eq!(data[HEADER_LEN..end], packet);
+                let range = (len > 0).then_some(HEADER_LEN..end);
+                assert_eq!(payload(&data), Ok(range));
+            }
+        }
+    }
+
+    /// What is refused stays as it is, and is not marked as seen.
+    #[test]
+    fn every_bit() {
+        for word in WORDS {
+            let mut opener = Opener::new(word, Key::new([7; 32]));
+            let mut data = slot(&packet());
+            assert!(sealer(word).seal(&mut data));
+            for bit in 0..8 * data.len() {
+                let mut flipped = data.clone();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                let before = flipped.clone();
+                assert_eq!(
+                    opener.open(1, &mut flipped),
+                    Err(Discard::Forged),
+                    "bit {bit}"
+                );
+                assert_eq!(flipped, before);
+            }
+            for len in 0..data.len() {
+                assert!(opener.open(1, &mut data[..len].to_vec()).is_err(), "{len}");
+            }
+            let mut long = data.clone();
+            long.push(0);
+            assert_eq!(opener.open(1, &mut long), Err(Discard::Forged));
+            assert_eq!(opener.open(2, &mut data.clone()), Err(Discard::Forged));
+            assert_eq!(opener.open(1, &mut data.clone()), Ok(true));
+            assert_eq!(opener.open(1, &mut data), Err(Discard::Replayed));
+        }
+    }
+
+    #[test]
+    fn the_counter_ends() {
+        let mut sealer = sealer(Word::Sign);
+        sealer.set_counter(LAST_COUNTER - 1);
+        let mut data = slot(&packet());
+        assert!(sealer.seal(&mut data));
+        assert_eq!(data[12..16], [0xff, 0xfe, 0xff, 0xff]);
+        assert!(!sealer.seal(&mut data) && !sealer.seal(&mut data));
+    }
+
+    #[test]
+    fn no_room() {
+        let mut sealer = sealer(Word::Seal);
+        for len in 0..OVERHEAD {
+            assert!(!sealer.seal(&mut vec![0; len]), "{len}");
+        }
+        assert!(sealer.seal(&mut [0; OVERHEAD]));
+    }
+
+    #[test]
+    fn types() {
+        let kind = |bytes: &[u8], len: usize| {
+            let mut datagram = [&[1; 8], bytes].concat();
+            datagram.resize(len, 0);
+            match Message::of(&datagram) {
+                Ok(Message::Open(_)) => Ok(OPEN),
+                Ok(Message::Challenge(_)) => Ok(CHALLENGE),
+                Ok(Message::Packet(header)) => Ok(if header.is_ping { PING } else { DATA }),
+                Err(discard) => Err(discard),
+            }
+        };
+        for (bytes, len, wanted) in [
+            (&[0x11][..], 96, Ok(OPEN)),
+            (&[0x12], 96, Ok(CHALLENGE)),
+            (&[0x13], 32, Ok(DATA)),
+            (&[0x13], 96, Ok(DATA)),
+            (&[0x13], 65535, Ok(DATA)),
+            (&[0x14], 32, Ok(PING)),
+            (&[0x11], 95, Err(Discard::Malformed)),
+            (&[0x11], 97, Err(Discard::Malformed)),
+            (&[0x11, 0, 0, 1], 96, Err(Discard::Malformed)),
+            (&[0x12, 1], 96, Err(Discard::Malformed)),
+            (&[0x12], 16, Err(Discard::Malformed)),
+            (&[0x13], 31, Err(Discard::Malformed)),
+            (&[0x14], 33, Err(Discard::Malformed)),
+            (&[0x14], 31, Err(Discard::Malformed)),
+            (&[0x10], 96, Err(Discard::Malformed)),
+            (&[0x15], 96, Err(Discard::Malformed)),
+            (&[0x01], 96, Err(Discard::Malformed)),
+            (&[0xff], 96, Err(Discard::Malformed)),
+            (&[], 8, Err(Discard::Plain)),
+            (&[], 7, Err(Discard::Malformed)),
+            (&[], 0, Err(Discard::Malformed)),
+            (&[0x45], 28, Err(Discard::Plain)),
+            (&[0x45], 9, Err(Discard::Plain)),
+            (&[0x60], 1428, Err(Discard::Plain)),
+            (&[0x01], 13, Err(Discard::Plain)),
+            (&[0x02], 13, Err(Discard::Plain)),
+        ] {
+            assert_eq!(kind(bytes, len), wanted, "{bytes:02x?} of {len}");
+        }
+    }
+}

@@ -5,15 +5,14 @@ use std::time::{Duration, Instant};
 use super::cipher::{Key, hash, public};
 use super::client::{self, Client, Due};
 use super::derivation::Pair;
-use super::secret::{Content, Secret, Word, line, parse};
+use super::secret::Word;
 use super::server::{self, Server};
 use super::session::{DATA, PING, Sealer};
-use super::{HEADER_LEN, Id, OVERHEAD, TAG_LEN};
+use super::testing::{CLIENT, SERVER, WORDS, all, packet, secret, slot};
+use super::{HEADER_LEN, OVERHEAD};
 
 const TEXT: &str = include_str!("../../../tests/vectors/keyed.txt");
 
-const CLIENT: Id = [0xc1; 8];
-const SERVER: Id = [0x5e; 8];
 /// What the client's and the server's private keys are made of.
 const EC: u8 = 0x11;
 const ES: u8 = 0x22;
@@ -25,22 +24,6 @@ fn vector(name: &str) -> Vec<u8> {
     hex::decode(digits).expect("hex digits")
 }
 
-pub(super) fn secret(word: Word) -> Secret {
-    let key = std::array::from_fn(|index| u8::try_from(index).expect("below 32"));
-    match parse(line(word, &key).as_bytes()) {
-        Ok(Content::Keyed(secret)) => secret,
-        _ => panic!("not a line"),
-    }
-}
-
-/// Always the same byte.
-fn all(byte: u8) -> impl FnMut(&mut [u8]) -> bool {
-    move |bytes| {
-        bytes.fill(byte);
-        true
-    }
-}
-
 struct Vectors(Word);
 
 impl Vectors {
@@ -49,22 +32,13 @@ impl Vectors {
     }
 }
 
-/// Room, packet, room.
-fn slot(packet: &[u8]) -> Vec<u8> {
-    [&[0; HEADER_LEN], packet, &[0; TAG_LEN]].concat()
-}
-
-fn packet() -> Vec<u8> {
-    hex::decode("450000150000000040fd65ea0a0000010a00000278").expect("hex digits")
-}
-
 #[test]
 fn keys() {
     let (ec, es) = (Key::new([EC; 32]), Key::new([ES; 32]));
     let both = (public(&ec), public(&es));
     assert_eq!(both.0[..], vector("Ec"));
     assert_eq!(both.1[..], vector("Es"));
-    for word in [Word::Seal, Word::Sign] {
+    for word in WORDS {
         let vectors = Vectors(word);
         assert_eq!(secret(word).check()[..], vectors.get("check"));
         let pair = Pair::new(secret(word), CLIENT, SERVER);
@@ -83,7 +57,7 @@ fn keys() {
 /// Both sides speak the vectors, from the first OPEN to the nudge.
 #[test]
 fn messages() {
-    for word in [Word::Seal, Word::Sign] {
+    for word in WORDS {
         let vectors = Vectors(word);
         let now = Instant::now();
         let mut client = Client::new(CLIENT, vec![(SERVER, secret(word))], None);
@@ -161,7 +135,7 @@ fn messages() {
 /// The sealer by itself, from the keys.
 #[test]
 fn sealers() {
-    for word in [Word::Seal, Word::Sign] {
+    for word in WORDS {
         let vectors = Vectors(word);
         let name = vectors.get("name").try_into().expect("3 bytes");
         for (sender, kind, key, packet, wanted) in [
