@@ -1,7 +1,7 @@
 //! Input from people who mean no good, and networks that fail in every way there is.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,9 @@ use support::config::{SERVER_ID, client_id};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
 use support::lab::{Lab, SERVER4, SERVER6, TO, addresses};
-use support::peer::{Forger, Peer, answer, checksum, datagram, ipv4_packet, keepalive, udp_packet};
+use support::peer::{
+    Forger, Peer, answer, checksum, datagram, icmp6_packet, ipv4_packet, keepalive, udp_packet,
+};
 use support::proc;
 use support::programs::offload_by_default;
 use support::sniffer::{self, Sniffer};
@@ -224,6 +226,84 @@ fn no_answer_is_larger_than_its_question() {
     }
     assert_eq!(number, 100, "one answer to each keepalive of a client");
     assert!(server.lines.all().len() < 10);
+}
+
+/// A router advertisement to all: a default route of high preference, an MTU, and a prefix to take an
+/// address from (RFC 4861, 4.2, 4.6; RFC 4191, 2.2).
+fn advertisement() -> Vec<u8> {
+    let mut message = vec![134, 0, 0, 0, 64, 0x08, 0x07, 0x08];
+    message.extend([0; 8]);
+    message.extend([5, 1, 0, 0, 0, 0, 5, 0]);
+    message.extend([3, 4, 64, 0xc0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    message.extend("2001:db8:bad::".parse::<Ipv6Addr>().unwrap().octets());
+    let from = "fe80::bad".parse().unwrap();
+    icmp6_packet(from, "ff02::1".parse().unwrap(), &message)
+}
+
+/// Lets a peer advertise itself as the router of a host at the other end of the tunnel, `inner`
+/// there, and then lets the host obey.
+fn advertise(peer: &Peer, id: &str, to: (&str, u16), host: &Host, inner: IpAddr) {
+    let tun = &host.tuns()[0];
+    let IpAddr::V6(inner) = inner else {
+        unreachable!()
+    };
+    let neighbour = Ipv6Addr::from(inner.to_bits() ^ 3);
+    let route = || host.ip("-6 route show default");
+    let echo = icmp6_packet(neighbour, inner, &[128, 0, 0, 0, 0, 7, 0, 1]);
+    peer.send(id, &advertisement(), to);
+    // What comes behind was answered, so it has been looked at.
+    peer.send(id, &echo, to);
+    while peer.receive().0.get(48..50) != Some(&[129, 0]) {}
+    assert_eq!(route(), "", "a default route");
+    let addresses = host.ip(&format!("-6 address show dev {tun}"));
+    assert!(!addresses.contains("2001:db8:bad:"), "{addresses}");
+    assert!(addresses.contains(" mtu 1420 "), "{addresses}");
+    // PROG may set it back.
+    host.sysctl(&format!("net/ipv6/conf/{tun}/accept_ra"), "1");
+    wait_until(PATIENCE, "the default route", || {
+        peer.send(id, &advertisement(), to);
+        route().contains(&format!("via fe80::bad dev {tun} "))
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_router_at_the_other_end_is_not_obeyed() {
+    let lab = Lab::direct();
+    for host in [&lab.server, lab.client()] {
+        host.sysctl("net/ipv6/conf/default/accept_ra", "1");
+    }
+    {
+        let peer = Peer::bound(&lab.server, "[::]:5886");
+        let client = Client::new(lab.client(), 1).options(&["-k", "1"]).start();
+        let (_, from) = peer.receive();
+        let inner = client.inner;
+        wait_until(PATIENCE, "the client's addresses", || {
+            lab.client()
+                .ip("-6 address show")
+                .contains(&inner.client6().to_string())
+        });
+        let to = (&*from.ip().to_string(), from.port());
+        advertise(&peer, SERVER_ID, to, lab.client(), inner.client6());
+    }
+    let server = Server::new(&lab.server, [1]).start();
+    let peer = Peer::new(lab.client());
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    server.wait_progs(1);
+    let inner = Inner(1).server6();
+    advertise(&peer, &client_id(1), TO, &lab.server, inner);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_setting_that_can_not_be_made_has_a_line() {
+    let lab = Lab::direct();
+    // As in many containers.
+    lab.client().sh("mount -o bind,ro /proc/sys /proc/sys");
+    let client = Client::new(lab.client(), 1).start_with(&["/bin/true"]);
+    client
+        .lines
+        .wait("unable to set accept_ra of tun0 to 0: Read-only file system");
 }
 
 /// How many packets the kernel has given to a tun device.

@@ -1,6 +1,6 @@
 //! A peer that speaks the wire format by hand: it can claim any identifier and say anything.
 
-use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -184,4 +184,17 @@ pub fn udp_packet(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> Vec<u
     let sum = checksum(&[&pseudo_header.concat(), &datagram[..]].concat());
     datagram[6..8].copy_from_slice(&sum.to_be_bytes());
     ipv4_packet(from, to, 17, &datagram)
+}
+
+/// An IPv6 packet with an ICMPv6 message, whose checksum is filled in (RFC 4443, 2.3).
+pub fn icmp6_packet(from: Ipv6Addr, to: Ipv6Addr, message: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(message.len()).unwrap().to_be_bytes();
+    let ends = [from.octets(), to.octets()].concat();
+    let mut message = message.to_vec();
+    let pseudo_header = [&ends[..], &[0, 0], &len, &[0, 0, 0, 58]].concat();
+    let sum = checksum(&[&pseudo_header, &message[..]].concat());
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    // As far as it goes: what neighbours say to each other counts with 255 only.
+    let header = [&[0x60, 0, 0, 0][..], &len, &[58, 255]].concat();
+    [header, ends, message].concat()
 }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -18,7 +18,8 @@ use nix::unistd::{read, write};
 
 use crate::io::memory;
 use crate::offload::virtio_net;
-use crate::report::error::{Context, Result};
+use crate::report::error::{Context, Result, reason};
+use crate::report::log;
 use crate::sys;
 
 const DEVICE: &str = "/dev/net/tun";
@@ -106,6 +107,7 @@ impl Tun {
         let index = if_nametoindex(name.as_str()).unwrap_or_default();
         // A shorter queue only loses more.
         let _ = sys::set_queue_len(any.as_fd(), &name, queue_len(offload));
+        refuse_advertisements(&name);
         Ok(Self {
             file,
             name,
@@ -193,6 +195,22 @@ impl Tun {
 impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+/// Has the kernel pass over router advertisements: by default a host that does not forward IPv6 takes
+/// its default route from whoever sends one. The other end is a peer, not this host's router.
+fn refuse_advertisements(name: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+    let file = OpenOptions::new().write(true).open(path);
+    if let Err(error) = file.and_then(|mut file| file.write_all(b"0"))
+        // A kernel without IPv6, or a device that is too small for it.
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        let reason = reason(&error);
+        log::warning(format_args!(
+            "unable to set accept_ra of {name} to 0: {reason}"
+        ));
     }
 }
 
