@@ -1,7 +1,7 @@
 //! Input from people who mean no good, and networks that fail in every way there is.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use support::heartbeat::Heartbeat;
 use support::host::Host;
 use support::lab::{Lab, SERVER4, SERVER6, TO, addresses};
 use support::peer::{
-    Forger, Peer, answer, checksum, datagram, icmp6_packet, ipv4_packet, keepalive, udp_packet,
+    Forger, Peer, answer, checksum, datagram, icmp6_packet, ipv4_packet, keepalive, send_icmp6,
+    udp_packet,
 };
 use support::proc;
 use support::programs::offload_by_default;
@@ -528,6 +529,56 @@ fn a_forged_icmp_narrows_no_path() {
         wait_ping(other, (*own.ip()).into());
         let way = victim.ip(&format!("route get {}", peer.ip()));
         assert!(!way.contains("mtu 552"), "{way}");
+    }
+}
+
+/// Tells either end of a tunnel over IPv6, in the name of a router, that its datagrams are too big
+/// (RFC 4443, 3.2), and returns what the route to the other end is then.
+fn forge_too_big(tunnel: &Tunnel) -> [String; 2] {
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let line = tunnel.server.report(" heard ");
+    let outer = line
+        .split(' ')
+        .find(|word| word.starts_with("[2001:db8::2]:"));
+    let far: SocketAddrV6 = outer.unwrap().parse().unwrap();
+    let near = SocketAddrV6::new(SERVER6.parse().unwrap(), 5886, 0, 0);
+    [(server, client, near, far), (client, server, far, near)].map(|(victim, other, own, peer)| {
+        let mut message = vec![2, 0, 0, 0, 0, 0, 5, 0];
+        message.extend([0x60, 0, 0, 0, 5, 100, 17, 64]);
+        message.extend([own.ip().octets(), peer.ip().octets()].concat());
+        for field in [own.port(), peer.port(), 1380, 0] {
+            message.extend(field.to_be_bytes());
+        }
+        send_icmp6(other, *own.ip(), &message);
+        // What comes behind has passed, so it has been looked at.
+        wait_ping(other, (*own.ip()).into());
+        victim.ip(&format!("route get {}", peer.ip()))
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_forged_icmp6_narrows_no_path_for_small_packets() {
+    let up = |mtu: &str| {
+        let lab = Lab::direct();
+        let server = Server::new(&lab.server, [1]).options(&["-m", mtu]).start();
+        let client = Client::new(lab.client(), 1)
+            .to(SERVER6)
+            .options(&["-k", "1", "-m", mtu]);
+        let client = client.start();
+        client.lines.wait("answers from");
+        Tunnel {
+            client,
+            server,
+            lab,
+        }
+    };
+    for way in forge_too_big(&up("1224")) {
+        assert!(!way.contains("mtu 1280"), "{way}");
+    }
+    // Larger ones need to hear of a narrow path.
+    for way in forge_too_big(&up("1225")) {
+        assert!(way.contains("mtu 1280"), "{way}");
     }
 }
 

@@ -150,6 +150,7 @@ impl Program for Client {
             nonblocking: false,
             report_source: false,
             offload: options.offload,
+            mtu: options.mtu,
         };
         let socket = Socket::bind(&bind)?;
         let resolver = Resolver::new(config.address.clone(), config.port);

@@ -147,6 +147,7 @@ impl Program for Server {
             nonblocking: true,
             report_source: true,
             offload: options.offload,
+            mtu: options.mtu,
         })?;
         let tun_mode = Mode {
             mtu: options.mtu,

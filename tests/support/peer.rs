@@ -1,12 +1,12 @@
 //! A peer that speaks the wire format by hand: it can claim any identifier and say anything.
 
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt,
-    socket, sockopt::RcvBufForce,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto,
+    setsockopt, socket, sockopt::RcvBufForce,
 };
 
 use crate::config::bytes;
@@ -140,6 +140,17 @@ impl Forger {
         let to = SockaddrIn::from(SocketAddrV4::new(*to.ip(), 0));
         sendto(self.0.as_raw_fd(), packet, &to, MsgFlags::empty()).unwrap();
     }
+}
+
+/// Sends an ICMPv6 message from one of the host's own addresses; the kernel fills in the checksum.
+pub fn send_icmp6(host: &Host, to: Ipv6Addr, message: &[u8]) {
+    let raw = || {
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let protocol = SockProtocol::IcmpV6;
+        socket(AddressFamily::Inet6, SockType::Raw, flags, protocol).unwrap()
+    };
+    let to = SockaddrIn6::from(SocketAddrV6::new(to, 0, 0, 0));
+    sendto(host.run(raw).as_raw_fd(), message, &to, MsgFlags::empty()).unwrap();
 }
 
 /// The one's complement sum.

@@ -319,6 +319,7 @@ mod tests {
             nonblocking: false,
             report_source: false,
             offload: true,
+            mtu: 1420,
         })
         .expect("a socket")
     }

@@ -20,6 +20,7 @@ use crate::io::target::Target;
 use crate::report::error::{Context, Result};
 use crate::sys;
 use crate::sys::address::RawAddress;
+use crate::wire::packet::HEADER_LEN;
 
 /// Receive buffer, in bytes: room for all that comes while a busy processor is elsewhere for
 /// 10 ms. The default of 208 KiB loses bursts.
@@ -31,6 +32,10 @@ const BUFFER_SHARE: u64 = 32;
 /// Send buffer, in bytes: room for a turn's super-packets. What waits here for a slow uplink is
 /// late; it holds 0.3 s of 20 Mbit/s.
 const SEND_BUFFER_LEN: usize = 512 << 10;
+
+/// Packets up to this length fit every path of IPv6, which is of 1280 bytes at least (RFC 8200, 5),
+/// behind the headers of IPv6, UDP and ours.
+const MAX_MTU_OF_ANY_PATH: usize = 1280 - 40 - 8 - HEADER_LEN;
 
 /// Flags of every call that is not to wait, which is every send.
 const NOWAIT: c_int = libc::MSG_DONTWAIT;
@@ -51,6 +56,8 @@ pub struct Bind {
     pub report_source: bool,
     /// Whether datagrams of one flow may come and go many at a time, as far as the kernel can.
     pub offload: bool,
+    /// The longest packet that is carried, in bytes.
+    pub mtu: u16,
 }
 
 impl Bind {
@@ -117,6 +124,15 @@ impl Socket {
                 libc::IPV6_MTU_DISCOVER,
                 libc::IPV6_PMTUDISC_DONT,
             );
+            if usize::from(options.mtu) <= MAX_MTU_OF_ANY_PATH {
+                // What passes every path has nothing to gain from ICMP, which may be forged. Since
+                // Linux 3.15.
+                let _ = set(
+                    libc::IPPROTO_IPV6,
+                    libc::IPV6_MTU_DISCOVER,
+                    libc::IPV6_PMTUDISC_OMIT,
+                );
+            }
         }
         // DF clear: a router that eats ICMP then fragments rather than hangs big packets. It
         // counts for the v4-mapped peers of an IPv6 socket too.
@@ -357,6 +373,7 @@ mod tests {
             nonblocking: false,
             report_source: true,
             offload: true,
+            mtu: 1420,
         })
         .expect("a free port on loopback")
     }
