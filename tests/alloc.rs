@@ -64,6 +64,7 @@ impl End {
             nonblocking: true,
             report_source: true,
             offload,
+            mtu: 1420,
         };
         let mode = Mode {
             mtu: 1420,

@@ -244,6 +244,76 @@ fn a_stale_mapping_is_left_for_a_new_source_port() {
     );
 }
 
+/// Lets nothing pass from the client to the server any more, as it has been sent so far.
+fn block_the_way_up(tunnel: &Tunnel) {
+    let port = endpoint(&tunnel.server.lines);
+    let port = port.rsplit(':').next().unwrap();
+    let rule = format!("udp sport {port} udp dport 5886 drop");
+    tunnel.lab.router().filter("up", "forward", &rule);
+}
+
+/// The report's words for what had no answer, and for the round trip.
+fn answers(client: &Client) -> (u32, String) {
+    let line = client.report("status: device");
+    let (before, rest) = line
+        .split_once(" keepalives unanswered, round trip ")
+        .unwrap();
+    let number = before.rsplit(' ').next().unwrap().parse().unwrap();
+    (number, rest.split(',').next().unwrap().to_owned())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_way_that_is_dead_from_here_to_there_is_left_however_much_comes() {
+    let tunnel = Tunnel::plain(Lab::routed(1));
+    let inner = tunnel.client.inner;
+    // The server talks all the time.
+    let beat = Heartbeat::start(&tunnel.lab.server, tunnel.lab.client(), inner.client4());
+    beat.wait_beats(10);
+    tunnel.client.lines.wait("answers from");
+    let (unanswered, round_trip) = answers(&tunnel.client);
+    assert!(unanswered <= 1, "{unanswered}");
+    assert!(
+        round_trip.contains(" ms ") && round_trip.ends_with(" s ago"),
+        "{round_trip}"
+    );
+    block_the_way_up(&tunnel);
+    let time = beat.recovery(Instant::now());
+    report_recovery("a way that is dead one way, keepalive 1 s", time);
+    assert!(time > KEEPALIVE, "it was not dead: {time:?}");
+    assert!(time < KEEPALIVE * 4 + SLACK, "{time:?}");
+    let line = tunnel
+        .client
+        .lines
+        .wait("no answer from 198.51.100.1:5886 for ");
+    assert!(line.ends_with(" s: new source port"), "{line}");
+    tunnel.client.lines.wait_nth("answers from", 2);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_report_tells_how_many_keepalives_had_no_answer() {
+    let tunnel = Tunnel::up(Lab::routed(1), &[], &["-p", "4444"]);
+    let inner = tunnel.client.inner;
+    let beat = Heartbeat::start(&tunnel.lab.server, tunnel.lab.client(), inner.client4());
+    tunnel.client.lines.wait("answers from");
+    block_the_way_up(&tunnel);
+    beat.wait_silence(Instant::now());
+    wait_until(PATIENCE, "five keepalives", || {
+        answers(&tunnel.client).0 >= 5
+    });
+    let (_, round_trip) = answers(&tunnel.client);
+    assert_eq!(round_trip, "unknown");
+    // All the time the server is heard.
+    let line = tunnel.client.report("status: device");
+    assert!(
+        line.contains(", heard 0 s ago, ") || line.contains(", heard 1 s ago, "),
+        "{line}"
+    );
+    tunnel.lab.router().filter("up", "forward", "accept");
+    wait_until(PATIENCE, "an answer", || answers(&tunnel.client).0 <= 1);
+}
+
 #[test]
 #[ignore = "needs root"]
 fn a_fixed_source_port_stays() {
@@ -360,21 +430,32 @@ fn only_what_is_accepted_counts_as_heard() {
     let client = Client::new(lab.client(), 1)
         .options(&["-k", "1"])
         .start_with(&["/bin/true"]);
-    let (_, first) = peer.receive();
-    let mut from = first;
+    // The answer to a keepalive, and where it is to go.
+    let asked = || {
+        let (content, from) = peer.receive();
+        let counter = u32::from_be_bytes(content[9..].try_into().unwrap());
+        (counter, from.ip().to_string(), from.port())
+    };
+    let (mut counter, mut ip, mut port) = asked();
+    let first = port;
     for _ in 0..4 {
-        let to = (&*from.ip().to_string(), from.port());
-        // The right identifier from a wrong port, and a wrong one from the right port.
-        elsewhere.send(SERVER_ID, &answer(1), to);
-        peer.send(&client_id(9), &answer(1), to);
+        let to = (&*ip, port);
+        // The right identifier from a wrong port, a wrong one from the right port, and the right one
+        // with everything but an answer to what was asked.
+        elsewhere.send(SERVER_ID, &answer(counter), to);
+        peer.send(&client_id(9), &answer(counter), to);
         peer.send_raw(&[0; 7], to);
-        from = peer.receive().1;
+        for wrong in [counter.wrapping_add(1), counter.wrapping_sub(100)] {
+            peer.send(SERVER_ID, &answer(wrong), to);
+        }
+        peer.send(SERVER_ID, &[], to);
+        (counter, ip, port) = asked();
     }
-    assert_ne!(first.port(), from.port());
+    assert_ne!(first, port);
     client.lines.wait("no answer");
     client.lines.exactly("answers from", 0);
     // The real one counts.
-    peer.send(SERVER_ID, &[], (&from.ip().to_string(), from.port()));
+    peer.send(SERVER_ID, &answer(counter), (&ip, port));
     client.lines.wait("answers from");
 }
 

@@ -42,7 +42,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 use self::session::Link;
-use crate::keepalive::Keepalive;
+use crate::keepalive::{Keepalive, RoundTrip};
 use crate::options::{self, Config};
 use crate::resolver::Resolver;
 use crate::timeout::ReceiveTimeout;
@@ -99,7 +99,7 @@ pub(crate) struct Client {
     /// Since when the senders' lines are counted against their rate.
     sender_logs: Option<Instant>,
     keepalive: Keepalive,
-    /// How often there was silence since the server was heard.
+    /// How often there was silence since the last answer.
     silences: usize,
     timeout: ReceiveTimeout,
     started: Instant,
@@ -393,20 +393,22 @@ impl Client {
                     now.saturating_duration_since(at).as_secs()
                 )
             });
-        let round_trip = self
-            .keepalive
-            .round_trip()
-            .map_or("unknown".into(), |time| {
-                format!(
-                    "{}.{} ms",
-                    time.as_millis(),
-                    time.subsec_micros() % 1000 / 100
-                )
-            });
+        let round_trip =
+            self.keepalive
+                .round_trip()
+                .map_or("unknown".into(), |RoundTrip { time, at }| {
+                    format!(
+                        "{}.{} ms {} s ago",
+                        time.as_millis(),
+                        time.subsec_micros() % 1000 / 100,
+                        now.saturating_duration_since(at).as_secs()
+                    )
+                });
         log::info(format_args!(
-            "status: device {}, server {server}, {heard}, round trip {round_trip}, received {} \
-             packets {} bytes, dropped {}, {}",
+            "status: device {}, server {server}, {heard}, {} keepalives unanswered, round trip \
+             {round_trip}, received {} packets {} bytes, dropped {}, {}",
             device.as_deref().unwrap_or("none"),
+            self.keepalive.unanswered(),
             self.received.count.packets,
             self.received.count.bytes,
             self.received.count.dropped,

@@ -1,11 +1,16 @@
 //! When to send a keepalive, and what the absence of an answer means. Pure.
+//!
+//! Nothing but an answer shows that the way to the server is good: it may go on talking while
+//! nothing arrives there.
 
 use std::time::{Duration, Instant};
 
 use common::backoff::Backoff;
 
-/// This many in a row without anything heard mean silence.
+/// This many in a row without an answer mean silence.
 const UNANSWERED: u32 = 3;
+/// An answer that comes later than this many keepalives after its own is none.
+const LATEST: u32 = 64;
 
 /// The keepalives to one server.
 #[derive(Debug)]
@@ -17,17 +22,32 @@ pub(crate) struct Keepalive {
     retry: Backoff,
     /// So many in a row.
     failures: u32,
+    /// That of the last one.
     counter: u32,
-    /// The last one.
+    /// That of the last one that was answered.
+    answered: u32,
+    /// When the last one left, until its answer comes.
     sent: Option<Instant>,
     /// The last one that counts.
     asked: Option<Instant>,
-    /// Those that count since the server was heard last.
+    /// Those that count since the last answer.
     unanswered: u32,
+    /// Those of them before the last silence.
+    given_up: u32,
+    /// When the first of them left.
+    unanswered_since: Option<Instant>,
     heard: Option<Instant>,
-    /// Heard since the start, or since the last silence.
+    /// Answered since the start, or since the last silence.
     up: bool,
-    round_trip: Option<Duration>,
+    round_trip: Option<RoundTrip>,
+}
+
+/// How long an answer took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RoundTrip {
+    pub(crate) time: Duration,
+    /// When it came.
+    pub(crate) at: Instant,
 }
 
 impl Keepalive {
@@ -38,9 +58,12 @@ impl Keepalive {
             retry: Backoff::default(),
             failures: 0,
             counter: 0,
+            answered: 0,
             sent: None,
             asked: None,
             unanswered: 0,
+            given_up: 0,
+            unanswered_since: None,
             heard: None,
             up: false,
             round_trip: None,
@@ -57,12 +80,14 @@ impl Keepalive {
         self.next().is_some_and(|next| now >= next)
     }
 
-    /// Whether the server has been silent for too long. It counts anew from here on.
+    /// Whether there was no answer for too long. It counts anew from here on.
     pub(crate) fn take_silence(&mut self) -> bool {
-        let silent = self.unanswered >= UNANSWERED;
+        let silent = self.unanswered - self.given_up >= UNANSWERED;
         if silent {
-            self.unanswered = 0;
+            self.given_up = self.unanswered;
             self.up = false;
+            // It was that of a way that is left.
+            self.round_trip = None;
         }
         silent
     }
@@ -93,7 +118,8 @@ impl Keepalive {
         let half = self.interval.unwrap_or_default() / 2;
         let is_early = |at| now.saturating_duration_since(at) < half;
         if !self.asked.is_some_and(is_early) {
-            self.unanswered += 1;
+            self.unanswered = self.unanswered.saturating_add(1);
+            self.unanswered_since.get_or_insert(now);
             self.asked = Some(now);
         }
         self.sent = Some(now);
@@ -117,21 +143,39 @@ impl Keepalive {
         self.next = now;
     }
 
-    /// The server was heard; true if that is news.
+    /// The server was heard. True if that is news: it is none where an answer will tell more.
     pub(crate) fn heard(&mut self, now: Instant) -> bool {
         self.heard = Some(now);
-        self.unanswered = 0;
-        !std::mem::replace(&mut self.up, true)
+        self.interval.is_none() && !std::mem::replace(&mut self.up, true)
     }
 
-    /// The answer to the keepalive with this counter has come.
-    pub(crate) fn answered(&mut self, counter: u32, now: Instant) {
-        // Taken: the answer may come once more, much later.
-        if counter == self.counter
-            && let Some(sent) = self.sent.take()
-        {
-            self.round_trip = Some(now.saturating_duration_since(sent));
+    /// Whether there is a keepalive with this counter that an answer may still come to.
+    fn awaits(&self, counter: u32) -> bool {
+        let open = self.counter.wrapping_sub(self.answered).min(LATEST);
+        self.counter.wrapping_sub(counter) < open
+    }
+
+    /// The same of a link whose answers have no counter, but can't be forged or repeated.
+    pub(crate) fn answered_last(&mut self, now: Instant) -> bool {
+        self.answered(self.counter, now)
+    }
+
+    /// An answer with this counter has come; true if it is the first since the start, or since a
+    /// silence. Only one to a keepalive of ours counts, and once: it may come again much later.
+    pub(crate) fn answered(&mut self, counter: u32, now: Instant) -> bool {
+        if !self.awaits(counter) {
+            return false;
         }
+        if counter == self.counter
+            && let Some(at) = self.sent.take()
+        {
+            let time = now.saturating_duration_since(at);
+            self.round_trip = Some(RoundTrip { time, at: now });
+        }
+        self.answered = counter;
+        (self.unanswered, self.given_up) = (0, 0);
+        self.unanswered_since = None;
+        !std::mem::replace(&mut self.up, true)
     }
 
     /// When the server was last heard.
@@ -139,8 +183,18 @@ impl Keepalive {
         self.heard
     }
 
-    /// How long the last answer took.
-    pub(crate) fn round_trip(&self) -> Option<Duration> {
+    /// How many had no answer since there was one.
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.unanswered
+    }
+
+    /// When the first of those left.
+    pub(crate) fn unanswered_since(&self) -> Option<Instant> {
+        self.unanswered_since
+    }
+
+    /// How long the last answer took, if there was one since the last silence.
+    pub(crate) fn round_trip(&self) -> Option<RoundTrip> {
         self.round_trip
     }
 }
@@ -200,17 +254,64 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_heard_breaks_the_row() {
+    fn an_answer_breaks_the_row() {
         let start = Instant::now();
         let mut keepalive = Keepalive::new(Some(INTERVAL), start);
         for n in 0..10 {
             let now = start + INTERVAL * n;
-            send(&mut keepalive, now);
+            let counter = send(&mut keepalive, now);
             if n % 2 == 1 {
-                assert_eq!(keepalive.heard(now), n == 1, "news once");
+                assert_eq!(keepalive.answered(counter, now), n == 1, "news once");
+                assert_eq!(keepalive.unanswered(), 0);
             }
             assert!(!keepalive.take_silence());
         }
+    }
+
+    #[test]
+    fn whatever_else_is_heard_does_not() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let counter = send(&mut keepalive, start);
+        assert!(keepalive.answered(counter, start));
+        for n in 1..=3 {
+            assert!(!keepalive.take_silence());
+            send(&mut keepalive, start + INTERVAL * n);
+            assert!(!keepalive.heard(start + INTERVAL * n));
+            assert_eq!(keepalive.unanswered(), n);
+        }
+        let end = start + INTERVAL * 4;
+        assert!(!keepalive.heard(end));
+        assert!(keepalive.take_silence());
+        assert_eq!(keepalive.last_heard(), Some(end));
+        assert_eq!(keepalive.unanswered_since(), Some(start + INTERVAL));
+        // It counts anew, but the report goes on.
+        send(&mut keepalive, end);
+        assert_eq!(keepalive.unanswered(), 4);
+        assert!(!keepalive.take_silence());
+    }
+
+    #[test]
+    fn only_answers_to_what_was_asked_count() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let first = keepalive.next_counter();
+        assert!(!keepalive.answered(first.wrapping_add(1), start), "not yet");
+        assert!(!keepalive.answered(first.wrapping_sub(1), start), "never");
+        for _ in 0..2 {
+            keepalive.next_counter();
+        }
+        // A way with a round trip longer than an interval; the last one comes twice, and late.
+        assert!(keepalive.answered(first, start));
+        assert!(!keepalive.awaits(first));
+        assert!(keepalive.awaits(first + 1) && keepalive.awaits(first + 2));
+        keepalive.answered(first + 2, start);
+        assert!(!keepalive.awaits(first + 1) && !keepalive.awaits(first + 2));
+        for _ in 0..1000 {
+            keepalive.next_counter();
+        }
+        assert!(!keepalive.awaits(first + 3), "much too late");
+        assert!(keepalive.awaits(first + 1002));
     }
 
     #[test]
@@ -270,21 +371,26 @@ mod tests {
         assert_ne!(first, second);
         keepalive.answered(first, start + INTERVAL);
         assert_eq!(keepalive.round_trip(), None);
-        let round_trip = Duration::from_millis(30);
-        keepalive.answered(second, start + INTERVAL + round_trip);
-        assert_eq!(keepalive.round_trip(), Some(round_trip));
+        let time = Duration::from_millis(30);
+        let at = start + INTERVAL + time;
+        keepalive.answered(second, at);
+        let round_trip = Some(RoundTrip { time, at });
+        assert_eq!(keepalive.round_trip(), round_trip);
         keepalive.answered(second, start + 2 * INTERVAL);
-        assert_eq!(
-            keepalive.round_trip(),
-            Some(round_trip),
-            "doubled on its way"
-        );
+        assert_eq!(keepalive.round_trip(), round_trip, "doubled on its way");
+        for n in 2..5 {
+            send(&mut keepalive, start + n * INTERVAL);
+        }
+        assert!(keepalive.take_silence());
+        assert_eq!(keepalive.round_trip(), None, "that of a way that is left");
     }
 
     #[test]
     fn none_at_all() {
         let now = Instant::now();
-        let keepalive = Keepalive::new(None, now);
+        let mut keepalive = Keepalive::new(None, now);
         assert!(keepalive.next().is_none() && !keepalive.is_due(now + INTERVAL));
+        assert!(keepalive.heard(now), "no answer will tell more");
+        assert!(!keepalive.heard(now));
     }
 }

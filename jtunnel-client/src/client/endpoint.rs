@@ -70,7 +70,7 @@ impl Client {
         let Some(server) = self.server.as_ref().map(Target::address) else {
             return;
         };
-        let since = self.keepalive.last_heard().unwrap_or(self.started);
+        let since = self.keepalive.unanswered_since().unwrap_or(self.started);
         let seconds = now.saturating_duration_since(since).as_secs();
         let next = self.after(server);
         self.silences += 1;

@@ -98,7 +98,8 @@ impl Client {
                     continue;
                 }
             }
-            if Payload::of(payload) == Payload::Keyed {
+            let payload = Payload::of(payload);
+            if payload == Payload::Keyed {
                 self.received.count.dropped += 1;
                 if let Some(held_back) = self.throttles.keyed.pass(now) {
                     let from = &self.datagrams.from;
@@ -109,12 +110,16 @@ impl Client {
                 }
                 continue;
             }
-            if self.keepalive.heard(now) {
+            let is_news = match payload {
+                Payload::Answer(counter) => self.keepalive.answered(counter, now),
+                _ => false,
+            };
+            if self.keepalive.heard(now) || is_news {
                 self.silences = 0;
                 let from = &self.datagrams.from;
                 log::info(format_args!("server {id} answers from {from}"));
             }
-            match Payload::of(payload) {
+            match payload {
                 Payload::Packet => {
                     let delivered = self.deliver(range.start + HEADER_LEN..range.end);
                     result = result.and(delivered);
@@ -127,8 +132,7 @@ impl Client {
                         self.trouble.lost(error, server, now);
                     }
                 }
-                Payload::Answer(counter) => self.keepalive.answered(counter, now),
-                Payload::Alive | Payload::Keyed | Payload::Other => {}
+                Payload::Answer(_) | Payload::Alive | Payload::Keyed | Payload::Other => {}
             }
         }
         result

@@ -239,7 +239,9 @@ impl Client {
                 packet
             }
             Decision::Heard => {
+                // Nothing but a PING of ours, or an OPEN, makes a server say nothing.
                 self.keepalive.heard(now);
+                self.keepalive.answered_last(now);
                 return None;
             }
             Decision::Up(up) => self.session_up(*up, id, now)?,
@@ -260,7 +262,8 @@ impl Client {
     #[cold]
     fn session_up(&mut self, up: Up, id: PeerId, now: Instant) -> Option<Range<usize>> {
         let (word, from) = (self.protection(), &self.datagrams.from);
-        if self.keepalive.heard(now) {
+        let is_news = self.keepalive.heard(now);
+        if self.keepalive.answered_last(now) || is_news {
             self.silences = 0;
             log::info(format_args!(
                 "server {id} answers from {from}, {word} session up"
