@@ -277,6 +277,25 @@ fn the_examples_are_named_and_sound() {
 
 #[test]
 #[ignore = "needs root"]
+fn the_oldest_compiler_is_named_where_one_builds() {
+    let table = read("Cargo.toml");
+    let mut versions = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("rust-version = "));
+    let version = versions.next().unwrap().trim_matches('"');
+    for (file, words) in [
+        ("README.md", format!("Rust {version} or later")),
+        (
+            "man/examples/openwrt.mk",
+            format!("Rust has to be {version} or later"),
+        ),
+    ] {
+        assert!(read(file).contains(&words), "{file} does not say {words:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn every_failure_of_others_has_a_test() {
     let table = read("tests/README.md");
     let cells = |line: &str| line.split(" | ").map(str::to_owned).collect::<Vec<_>>();

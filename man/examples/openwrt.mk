@@ -1,6 +1,10 @@
 # Makefile of a package for OpenWrt's SDK: package/jtunnel/Makefile there. Written after OpenWrt's
 # public documentation and not tried; the scripts of the SDK's packages feed build Rust.
-# Its Rust has to be 1.95 or later.
+#
+# Its Rust has to be 1.88 or later: PKG_VERSION in feeds/packages/lang/rust/Makefile. By the public
+# record of that feed the branch openwrt-23.05 went up to 1.84, openwrt-24.10 had 1.87 proposed in
+# July 2025, and main, from which later releases are made, had 1.94 in March 2026. On an older branch
+# take lang/rust of a newer one, or the static files of `make static`, which need no SDK.
 #
 #     ./scripts/feeds update packages && ./scripts/feeds install rust
 #     make package/jtunnel/compile

@@ -131,8 +131,10 @@ impl Log {
     fn report_lost(&mut self) {
         let lost = self.syslog.backend.lost;
         if lost > 0 {
-            let line = format_args!("{lost} lines lost: the queue of syslogd was full");
-            if self.syslog.warning(line).is_ok() {
+            let told = self.syslog.warning(format_args!(
+                "{lost} lines lost: the queue of syslogd was full"
+            ));
+            if told.is_ok() {
                 self.syslog.backend.lost = 0;
             }
         }
@@ -232,7 +234,7 @@ mod tests {
     #[test]
     fn one_line_without_a_time() {
         let mut line = Vec::new();
-        let text = format_args!("two\nlines {}", "x".repeat(2000));
+        let text = format!("two\nlines {}", "x".repeat(2000));
         Formatter("jtunneld")
             .format(&mut line, Severity::LOG_WARNING, text)
             .expect("a vector takes it");
