@@ -25,6 +25,16 @@ pub fn of(options: &Common, peers: &str) -> Result<PeerId> {
     }
 }
 
+/// The same for `-I`, by which a host is introduced: it may be both client and server, so the
+/// files of both kinds of peers have a place from then on.
+pub(crate) fn introduce(options: &Common) -> Result<PeerId> {
+    let id = of(options, "clients")?;
+    if options.id.is_none() {
+        let _ = private_directory(&options.directory.join("servers"));
+    }
+    Ok(id)
+}
+
 /// Reads `DIR/id`, making it first if it is missing, and `DIR/PEERS` for the files of the peers.
 fn load(directory: &Path, peers: &str) -> Result<PeerId> {
     let path = directory.join("id");

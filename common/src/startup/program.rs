@@ -61,7 +61,7 @@ fn act<P: Program>(action: Action<P::Config>) -> Result<u8> {
         Action::MakeKey(word) => {
             secret::line(word, &random().context(|| "get random bytes".into())?)
         }
-        Action::ShowId(common) => identity::of(&common, P::PEERS)?.hex() + "\n",
+        Action::ShowId(common) => identity::introduce(&common)?.hex() + "\n",
     };
     let mut stdout = std::io::stdout();
     let written = stdout.write_all(text.as_bytes());
