@@ -455,8 +455,10 @@ fn only_what_is_accepted_counts_as_heard() {
     client.lines.wait("no answer");
     client.lines.exactly("answers from", 0);
     // The real one counts.
-    peer.send(SERVER_ID, &answer(counter), (&ip, port));
-    client.lines.wait("answers from");
+    while client.lines.count("answers from") == 0 {
+        let (counter, ip, port) = asked();
+        peer.send(SERVER_ID, &answer(counter), (&ip, port));
+    }
 }
 
 #[test]
@@ -552,9 +554,137 @@ fn all_addresses_of_a_name_are_tried() {
         started.elapsed(),
     );
     client.lines.wait("answers from 198.51.100.1:5886");
-    for address in ["[2001:db8::9]:5886", "198.51.100.3:5886"] {
-        client.lines.wait(&format!("no answer from {address}"));
+    client.lines.wait("sending to 198.51.100.1:5886");
+}
+
+/// A client with keepalives as usual, far apart, and how long it takes to find its server.
+fn time_of_first_answer(client: Client) -> (Client, Duration) {
+    let started = Instant::now();
+    let client = client.start();
+    client.lines.wait("answers from 198.51.100.1:5886");
+    (client, started.elapsed())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_datagram_lost_at_the_start_costs_a_second() {
+    let lab = Lab::direct();
+    let _server = Server::new(&lab.server, [1]).start();
+    // The first keepalive.
+    let rule = "udp dport 5886 udp length 21 limit rate 1/day burst 1 packets drop";
+    lab.server.filter("lost", "input", rule);
+    let (client, time) = time_of_first_answer(Client::new(lab.client(), 1));
+    report_recovery("the first datagram was lost", time);
+    assert!(time > KEEPALIVE, "it was not lost: {time:?}");
+    assert!(time < Duration::from_secs(2) + SLACK, "{time:?}");
+    client.wait_up();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_first_address_that_is_a_black_hole_costs_a_second() {
+    let lab = Lab::direct();
+    addresses(&lab.server, "eth0", &["198.51.100.3/24"]);
+    let rule = "ip daddr 198.51.100.3 drop";
+    lab.server.filter("hole", "input", rule);
+    let names = format!("198.51.100.3 tunnel.example\n{SERVER4} tunnel.example\n");
+    lab.client().etc("hosts", &names);
+    let _server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1).to("tunnel.example");
+    let (client, time) = time_of_first_answer(client);
+    report_recovery("the first address is a black hole", time);
+    assert!(time < Duration::from_secs(3) + SLACK, "{time:?}");
+    client.lines.wait("sending to 198.51.100.3:5886");
+    client.lines.wait("sending to 198.51.100.1:5886");
+    client.wait_up();
+    // It stays with the one that answers.
+    lab.server.filter("hole", "input", "accept");
+    wait_ping(lab.client(), client.inner.server4());
+    client.lines.exactly("sending to ", 2);
+    client.lines.exactly("no answer", 0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_identifier_authorised_a_second_too_late_costs_three() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, []).start();
+    let client = Client::new(lab.client(), 1);
+    let late = {
+        let (lines, config) = (server.lines.clone(), server.config.clone());
+        lab.server.thread(move || {
+            lines.wait("not authorised");
+            std::thread::sleep(Duration::from_millis(1200));
+            config.authorise(&client_id(1));
+        })
+    };
+    let (client, time) = time_of_first_answer(client);
+    late.join().unwrap();
+    report_recovery("authorised a second too late", time);
+    assert!(time > KEEPALIVE, "it was not late: {time:?}");
+    assert!(time < Duration::from_secs(3) + SLACK, "{time:?}");
+    client.wait_up();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_search_asks_all_addresses_in_turn_and_is_told_after_ten_seconds() {
+    let lab = Lab::direct();
+    addresses(&lab.server, "eth0", &["198.51.100.3/24"]);
+    let names = format!("198.51.100.3 tunnel.example\n{SERVER4} tunnel.example\n");
+    lab.client().etc("hosts", &names);
+    let peers = ["198.51.100.3:5886", "198.51.100.1:5886"].map(|a| Peer::bound(&lab.server, a));
+    let started = Instant::now();
+    let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .start_with(&["/bin/true"]);
+    let mut times = Vec::new();
+    for n in 0..5 {
+        peers[n % 2].receive();
+        times.push(Instant::now());
     }
+    let waits: Vec<f64> = times
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]).as_secs_f64())
+        .collect();
+    for (wait, expected) in waits.iter().zip([1.0, 2.0, 4.0, 8.0]) {
+        assert!((wait - expected).abs() < 0.9, "{waits:?}");
+    }
+    let lines = client.lines.exactly("no answer", 1);
+    let said = "no answer from 198.51.100.3:5886, 198.51.100.1:5886 for 10 s";
+    assert!(lines[0].ends_with(said), "{lines:?}");
+    let told = client.lines.time_of("no answer", 1).unwrap() - started;
+    report_recovery("a line that nobody answers", told);
+    assert!(told < Duration::from_secs(10) + SLACK, "{told:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn after_a_silence_the_other_address_is_asked_within_a_second() {
+    let lab = Lab::direct();
+    addresses(&lab.server, "eth0", &["198.51.100.3/24"]);
+    let names = format!("198.51.100.3 tunnel.example\n{SERVER4} tunnel.example\n");
+    lab.client().etc("hosts", &names);
+    let tunnel_server = Server::new(&lab.server, [1]).start();
+    let client = Client::new(lab.client(), 1)
+        .to("tunnel.example")
+        .options(&["-k", "2"])
+        .start();
+    client.wait_up();
+    client.lines.wait("answers from 198.51.100.3:5886");
+    let beat = Heartbeat::start(lab.client(), &lab.server, client.inner.server4());
+    beat.wait_beats(10);
+    lab.server
+        .filter("hole", "input", "ip daddr 198.51.100.3 drop");
+    let time = beat.recovery(Instant::now());
+    report_recovery("one of two addresses is gone, keepalive 2 s", time);
+    // Three keepalives, and one to each of the two.
+    assert!(time < 4 * 2 * KEEPALIVE + KEEPALIVE + SLACK, "{time:?}");
+    let line = client.lines.wait("no answer from 198.51.100.3:5886");
+    assert!(line.ends_with(" s: new source port"), "{line}");
+    client.lines.wait("sending to 198.51.100.1:5886");
+    client.lines.wait("answers from 198.51.100.1:5886");
+    tunnel_server.lines.exactly("admitted", 1);
 }
 
 #[test]

@@ -47,8 +47,6 @@ use crate::options::{self, Config};
 use crate::resolver::Resolver;
 use crate::timeout::ReceiveTimeout;
 
-/// How often a lasting silence is worth a line.
-const SILENCE_INTERVAL: Duration = Duration::from_secs(600);
 /// How long PROG may clean up when the program ends.
 const LAST_CLEAN_UP: Duration = Duration::from_secs(1);
 
@@ -92,6 +90,10 @@ pub(crate) struct Client {
     server: Option<Target>,
     /// The one that the log named last.
     told: Option<SocketAddr>,
+    /// The one that the last keepalive of a search went to.
+    asked: Option<SocketAddr>,
+    /// Those that a search has tried since it had a line.
+    tried: Vec<SocketAddr>,
     /// The child, while it runs.
     sender: Option<Pid>,
     sender_start: Option<Instant>,
@@ -99,8 +101,6 @@ pub(crate) struct Client {
     /// Since when the senders' lines are counted against their rate.
     sender_logs: Option<Instant>,
     keepalive: Keepalive,
-    /// How often there was silence since the last answer.
-    silences: usize,
     timeout: ReceiveTimeout,
     started: Instant,
     outbound: Outbound,
@@ -120,7 +120,6 @@ struct Throttles {
     keyed: Throttle,
     receive: Throttle,
     socket: Throttle,
-    silence: Throttle,
     tun: Throttle,
     prog: Throttle,
 }
@@ -200,12 +199,13 @@ impl Program for Client {
             addresses: Vec::new(),
             server: None,
             told: None,
+            asked: None,
+            tried: Vec::new(),
             sender: None,
             sender_start: None,
             sender_restarts: Restart::default(),
             sender_logs: None,
             keepalive: Keepalive::new(config.keepalive, now),
-            silences: 0,
             timeout: ReceiveTimeout::new(now),
             started: now,
             outbound: Outbound::new(id, options.offload),
@@ -220,7 +220,6 @@ impl Program for Client {
                 keyed: Throttle::per_minute(),
                 receive: Throttle::per_minute(),
                 socket: Throttle::per_minute(),
-                silence: Throttle::every(SILENCE_INTERVAL),
                 tun: Throttle::per_minute(),
                 prog: Throttle::per_minute(),
             },
@@ -297,6 +296,7 @@ impl Client {
         let keepalive = self.keepalive.next().filter(|_| self.server.is_some());
         [
             keepalive,
+            self.keepalive.overdue(),
             self.resolver.next(),
             self.sender_start,
             self.prog_start,
@@ -327,10 +327,14 @@ impl Client {
             if self.is_mute() && self.authorized.look_again(now) {
                 self.choose_servers(now);
             }
+            let was_searching = self.keepalive.is_searching();
             if self.keepalive.take_silence() {
-                self.on_silence(now);
+                self.on_silence(!was_searching, now);
             }
             self.send_keepalive(now);
+        }
+        if self.keepalive.take_overdue(now) {
+            self.log_search(now);
         }
     }
 

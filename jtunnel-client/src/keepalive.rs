@@ -1,7 +1,8 @@
 //! When to send a keepalive, and what the absence of an answer means. Pure.
 //!
 //! Nothing but an answer shows that the way to the server is good: it may go on talking while
-//! nothing arrives there.
+//! nothing arrives there. Without one, at start and after each silence, the server is searched for:
+//! keepalives come sooner then.
 
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,9 @@ use common::backoff::Backoff;
 const UNANSWERED: u32 = 3;
 /// An answer that comes later than this many keepalives after its own is none.
 const LATEST: u32 = 64;
+/// A search that lasts is worth a line after this time, and then now and then.
+const OVERDUE: Duration = Duration::from_secs(10);
+const STILL_OVERDUE: Duration = Duration::from_secs(600);
 
 /// The keepalives to one server.
 #[derive(Debug)]
@@ -18,6 +22,12 @@ pub(crate) struct Keepalive {
     /// `None` is none at all.
     interval: Option<Duration>,
     next: Instant,
+    /// From the last one that counts to the next.
+    wait: Duration,
+    /// For those of a search.
+    search: Backoff,
+    /// When a search is worth a line.
+    overdue: Option<Instant>,
     /// For those that could not be sent.
     retry: Backoff,
     /// So many in a row.
@@ -55,6 +65,9 @@ impl Keepalive {
         Self {
             interval,
             next: now,
+            wait: Duration::ZERO,
+            search: Backoff::default(),
+            overdue: None,
             retry: Backoff::default(),
             failures: 0,
             counter: 0,
@@ -85,11 +98,43 @@ impl Keepalive {
         let silent = self.unanswered - self.given_up >= UNANSWERED;
         if silent {
             self.given_up = self.unanswered;
-            self.up = false;
+            if std::mem::take(&mut self.up) {
+                self.search = Backoff::default();
+            }
             // It was that of a way that is left.
             self.round_trip = None;
         }
         silent
+    }
+
+    /// Whether no answer has come since the start, or since a silence.
+    pub(crate) fn is_searching(&self) -> bool {
+        self.interval.is_some() && !self.up
+    }
+
+    /// There are other addresses to try, or the one in use has no way any more: one is due now, and
+    /// the next ones soon.
+    pub(crate) fn search(&mut self, now: Instant) {
+        self.next = now;
+        self.wait = Duration::ZERO;
+        self.search = Backoff::default();
+        self.given_up = self.unanswered;
+        self.up = false;
+        self.overdue = None;
+    }
+
+    /// When a search is worth a line.
+    pub(crate) fn overdue(&self) -> Option<Instant> {
+        self.overdue
+    }
+
+    /// Whether it is now.
+    pub(crate) fn take_overdue(&mut self, now: Instant) -> bool {
+        let is_overdue = self.overdue.is_some_and(|at| now >= at);
+        if is_overdue {
+            self.overdue = Some(now + STILL_OVERDUE);
+        }
+        is_overdue
     }
 
     /// The counter for the next one: some carriers drop identical datagrams.
@@ -103,7 +148,7 @@ impl Keepalive {
         self.ask(now);
         self.retry = Backoff::default();
         self.failures = 0;
-        self.next = now + self.interval.unwrap_or_default();
+        self.next = now + self.wait;
     }
 
     /// The socket had no room for it, and it is tried again soon. What the socket holds may be
@@ -114,15 +159,23 @@ impl Keepalive {
     }
 
     fn ask(&mut self, now: Instant) {
-        // One that hurries after another asks no second question.
-        let half = self.interval.unwrap_or_default() / 2;
-        let is_early = |at| now.saturating_duration_since(at) < half;
-        if !self.asked.is_some_and(is_early) {
-            self.unanswered = self.unanswered.saturating_add(1);
-            self.unanswered_since.get_or_insert(now);
-            self.asked = Some(now);
-        }
         self.sent = Some(now);
+        // One that hurries after another asks no second question.
+        let is_early = |at| now.saturating_duration_since(at) < self.wait / 2;
+        if self.asked.is_some_and(is_early) {
+            return;
+        }
+        self.unanswered = self.unanswered.saturating_add(1);
+        self.unanswered_since.get_or_insert(now);
+        self.asked = Some(now);
+        let interval = self.interval.unwrap_or_default();
+        self.wait = match self.up {
+            true => interval,
+            false => self.search.next_wait().min(interval),
+        };
+        if !self.up {
+            self.overdue.get_or_insert(now + OVERDUE);
+        }
     }
 
     fn retry_soon(&mut self, now: Instant) {
@@ -150,7 +203,7 @@ impl Keepalive {
     }
 
     /// Whether there is a keepalive with this counter that an answer may still come to.
-    fn awaits(&self, counter: u32) -> bool {
+    pub(crate) fn awaits(&self, counter: u32) -> bool {
         let open = self.counter.wrapping_sub(self.answered).min(LATEST);
         self.counter.wrapping_sub(counter) < open
     }
@@ -175,7 +228,14 @@ impl Keepalive {
         self.answered = counter;
         (self.unanswered, self.given_up) = (0, 0);
         self.unanswered_since = None;
-        !std::mem::replace(&mut self.up, true)
+        let is_news = !std::mem::replace(&mut self.up, true);
+        if is_news {
+            // The search is over.
+            self.overdue = None;
+            self.wait = self.interval.unwrap_or_default();
+            self.next = self.asked.unwrap_or(now) + self.wait;
+        }
+        is_news
     }
 
     /// When the server was last heard.
@@ -212,11 +272,86 @@ mod tests {
         counter
     }
 
+    /// One whose first was answered at once.
+    fn found(start: Instant) -> Keepalive {
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let counter = send(&mut keepalive, start);
+        assert!(keepalive.answered(counter, start));
+        keepalive
+    }
+
+    /// After how many seconds each of so many leaves, with these waits between.
+    fn times(keepalive: &mut Keepalive, start: Instant, count: usize) -> Vec<u64> {
+        let times = (0..count).map(|_| {
+            let now = keepalive.next().expect("there always is one");
+            keepalive.take_silence();
+            send(keepalive, now);
+            (now - start).as_secs()
+        });
+        times.collect()
+    }
+
+    #[test]
+    fn a_search_begins_fast() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let all = [0, 1, 3, 7, 15, 31, 56, 81];
+        assert_eq!(times(&mut keepalive, start, 8), all);
+        // An answer ends it; a silence begins another.
+        let counter = send(&mut keepalive, start + Duration::from_secs(106));
+        assert!(keepalive.answered(counter, start + Duration::from_secs(107)));
+        assert!(!keepalive.is_searching());
+        let (next, start) = ([131, 156, 181], start);
+        assert_eq!(times(&mut keepalive, start, 3), next);
+        let again = [206, 207, 209, 213, 221];
+        assert_eq!(times(&mut keepalive, start, 5), again);
+        // So does another address.
+        let now = start + Duration::from_secs(222);
+        keepalive.search(now);
+        assert_eq!(times(&mut keepalive, start, 3), [222, 223, 225]);
+    }
+
+    #[test]
+    fn a_search_is_not_more_frequent_than_asked_for() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(Duration::from_secs(3)), start);
+        assert_eq!(times(&mut keepalive, start, 5), [0, 1, 3, 6, 9]);
+    }
+
+    #[test]
+    fn silences_of_a_search() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut silences = Vec::new();
+        while silences.len() < 3 {
+            let now = keepalive.next().expect("there always is one");
+            if keepalive.take_silence() {
+                silences.push((now - start).as_secs());
+            }
+            send(&mut keepalive, now);
+        }
+        assert_eq!(silences, [7, 56, 131]);
+    }
+
+    #[test]
+    fn a_search_that_lasts_is_told() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        assert_eq!(keepalive.overdue(), None, "nothing was sent");
+        send(&mut keepalive, start);
+        assert_eq!(keepalive.overdue(), Some(at(10)));
+        assert!(!keepalive.take_overdue(at(9)) && keepalive.take_overdue(at(10)));
+        assert!(!keepalive.take_overdue(at(609)) && keepalive.take_overdue(at(610)));
+        let counter = send(&mut keepalive, at(611));
+        keepalive.answered(counter, at(611));
+        assert_eq!(keepalive.overdue(), None);
+    }
+
     #[test]
     fn every_interval_whatever_is_heard() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
-        send(&mut keepalive, start);
+        let mut keepalive = found(start);
         keepalive.heard(start + INTERVAL / 2);
         assert!(!keepalive.is_due(start + INTERVAL - Duration::from_millis(1)));
         assert!(keepalive.is_due(start + INTERVAL));
@@ -225,8 +360,8 @@ mod tests {
     #[test]
     fn three_unanswered_are_silence() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
-        for n in 0..3 {
+        let mut keepalive = found(start);
+        for n in 1..4 {
             assert!(!keepalive.take_silence());
             send(&mut keepalive, start + INTERVAL * n);
         }
@@ -237,20 +372,34 @@ mod tests {
     #[test]
     fn many_in_a_hurry_are_one_question() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut keepalive = found(start);
         for n in 0..10 {
-            let now = start + Duration::from_millis(100) * n;
+            let now = start + INTERVAL + Duration::from_millis(100) * n;
             keepalive.hurry(now);
             send(&mut keepalive, now);
         }
-        assert!(!keepalive.take_silence());
-        for n in 1..3 {
+        assert_eq!(keepalive.unanswered(), 1);
+        for n in 2..4 {
+            assert!(!keepalive.take_silence());
             send(
                 &mut keepalive,
                 start + (INTERVAL + Duration::from_secs(1)) * n,
             );
         }
         assert!(keepalive.take_silence());
+    }
+
+    #[test]
+    fn many_in_a_hurry_slow_no_search_down() {
+        let start = Instant::now();
+        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        for n in 0..4 {
+            let now = start + Duration::from_millis(100) * n;
+            keepalive.hurry(now);
+            send(&mut keepalive, now);
+        }
+        let next = start + Duration::from_millis(1300);
+        assert_eq!((keepalive.unanswered(), keepalive.next()), (1, Some(next)));
     }
 
     #[test]
@@ -271,9 +420,7 @@ mod tests {
     #[test]
     fn whatever_else_is_heard_does_not() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
-        let counter = send(&mut keepalive, start);
-        assert!(keepalive.answered(counter, start));
+        let mut keepalive = found(start);
         for n in 1..=3 {
             assert!(!keepalive.take_silence());
             send(&mut keepalive, start + INTERVAL * n);
@@ -335,9 +482,9 @@ mod tests {
     #[test]
     fn those_that_hurry_hide_no_silence() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut keepalive = found(start);
         let mut silence = None;
-        for seconds in (0..).step_by(4).take(20) {
+        for seconds in (4..).step_by(4).take(20) {
             let now = start + Duration::from_secs(seconds);
             keepalive.hurry(now);
             if keepalive.take_silence() {
@@ -345,14 +492,14 @@ mod tests {
             }
             send(&mut keepalive, now);
         }
-        // At once, and after 16 and 32 s.
-        assert_eq!(silence, Some(36));
+        // After 16, 32 and 48 s.
+        assert_eq!(silence, Some(52));
     }
 
     #[test]
     fn what_found_no_room_is_tried_soon_and_ends_in_silence() {
-        let mut now = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), now);
+        let start = Instant::now();
+        let (mut keepalive, mut now) = (found(start), start + INTERVAL);
         for wait in [1, 2, 4, 8, 16, 25] {
             assert!(keepalive.is_due(now) && !keepalive.take_silence());
             keepalive.held_up(now);

@@ -8,9 +8,10 @@ use std::time::Instant;
 
 use common::io::socket::{Socket, would_block};
 use common::io::target::Target;
+use common::peers::authorized::Grant;
 use common::report::log;
 use common::sys::{self, Wake};
-use common::wire::packet;
+use common::wire::packet::{self, Payload};
 
 use super::Client;
 use crate::resolver::Answer;
@@ -32,76 +33,139 @@ impl Client {
         match sent {
             Ok(()) => self.keepalive.sent(now),
             Err(error) if would_block(error) => self.keepalive.held_up(now),
-            Err(_) => {
-                if self.keepalive.failed(now) {
-                    self.resolver.start(now);
-                }
-            }
+            Err(_) => self.no_way(now),
         }
     }
 
-    /// Sends this to the address in use. If it can't leave, the server's other addresses are tried:
-    /// there may be a route to one of them. A buffer that is full is so whatever the address.
+    /// None of the server's addresses takes anything: if that lasts the name may mean others.
+    pub(super) fn no_way(&mut self, now: Instant) {
+        if self.keepalive.failed(now) {
+            self.resolver.start(now);
+        }
+    }
+
+    /// Sends this to the server, or while that is searched for to the next of its addresses. If it
+    /// can't leave, the others are tried: there may be a route to one of them. A buffer that is full
+    /// is so whatever the address.
     pub(super) fn probe(&mut self, datagram: &[u8], now: Instant) -> nix::Result<()> {
-        let Some(first) = self.server.as_ref().map(Target::address) else {
+        let Some(server) = self.server.as_ref().map(Target::address) else {
             return Ok(());
         };
-        let (mut address, mut result) = (first, Ok(()));
+        let mut address = match self.asked {
+            Some(asked) if self.keepalive.is_searching() => self.after(asked),
+            _ => server,
+        };
+        let (mut has_way, mut result) = (true, Ok(()));
         for _ in 0..self.addresses.len() {
             let target = self.socket.target(address, None);
             result = self.socket.send(datagram, &target);
             match result {
-                Ok(()) if address != first => self.move_to(address, now),
-                Err(error) if !would_block(error) => {
-                    self.trouble.lost(error, &target, now);
-                    address = self.after(address);
-                    continue;
+                Ok(()) => {
+                    if !has_way && !self.keepalive.is_searching() {
+                        self.keepalive.search(now);
+                    }
+                    self.note_asked(address);
+                    if !has_way {
+                        self.move_to(address, now);
+                    }
+                    break;
                 }
-                _ => {}
+                Err(error) if would_block(error) => break,
+                Err(error) => {
+                    self.trouble.lost(error, &target, now);
+                    has_way &= address != server;
+                    address = self.after(address);
+                }
             }
-            break;
         }
         result
     }
 
+    /// A search goes on from here.
+    fn note_asked(&mut self, address: SocketAddr) {
+        self.asked = Some(address);
+        if !self.keepalive.is_searching() {
+            self.asked = None;
+            self.tried.clear();
+        } else if !self.tried.contains(&address) {
+            self.tried.push(address);
+        }
+    }
+
+    /// An answer to one of the keepalives of a search came from here, which was not in use: it is
+    /// from now on.
+    #[cold]
+    pub(super) fn take_if_found(&mut self, now: Instant) -> bool {
+        let Some(address) = self.searched_address() else {
+            return false;
+        };
+        // Of a keyed link each datagram shows whose it is.
+        if self.link.is_some() {
+            return true;
+        }
+        let found = self.datagrams.ranges().any(|range| {
+            let Some((id, payload)) = packet::decapsulate(&self.datagrams.data[range]) else {
+                return false;
+            };
+            let is_answer = match Payload::of(payload) {
+                Payload::Answer(counter) => self.keepalive.awaits(counter),
+                _ => false,
+            };
+            let accept_any = self.config.accept_any;
+            is_answer
+                && (accept_any || matches!(self.authorized.admits(id, now), Some(Grant::Plain)))
+        });
+        if found {
+            self.move_to(address, now);
+        }
+        found
+    }
+
+    /// Which of the server's addresses this came from, while one is searched for.
+    pub(super) fn searched_address(&self) -> Option<SocketAddr> {
+        if !self.keepalive.is_searching() || self.datagrams.truncated {
+            return None;
+        }
+        let is_origin = |address: &SocketAddr| {
+            let target = self.socket.target(*address, None);
+            target.is_origin_of(&self.datagrams)
+        };
+        self.addresses.iter().copied().find(is_origin)
+    }
+
     /// Three keepalives were not answered: a NAT may hold on to a mapping that leads nowhere, or
     /// the server has moved.
-    pub(super) fn on_silence(&mut self, now: Instant) {
+    pub(super) fn on_silence(&mut self, is_news: bool, now: Instant) {
         let Some(server) = self.server.as_ref().map(Target::address) else {
             return;
         };
-        let since = self.keepalive.unanswered_since().unwrap_or(self.started);
-        let seconds = now.saturating_duration_since(since).as_secs();
-        let next = self.after(server);
-        self.silences += 1;
-        // One line for each address, then now and then.
-        let throttle = &mut self.throttles.silence;
-        let line = match self.silences <= self.addresses.len() {
-            true => Some(throttle.pass_anyway(now)),
-            false => throttle.pass(now),
-        };
-        if let Some(held_back) = line {
-            let port = if self.bind.port == 0 {
-                ": new source port"
-            } else {
-                ""
-            };
-            let other = match next == server {
-                true => String::new(),
-                false => format!(", trying {next}"),
-            };
-            self.told = Some(next);
+        let new_port = self.bind.port == 0;
+        if is_news {
+            let port = if new_port { ": new source port" } else { "" };
+            let seconds = self.silent_for(now);
             log::warning(format_args!(
-                "no answer from {server} for {seconds} s{port}{other}{held_back}"
+                "no answer from {server} for {seconds} s{port}"
             ));
         }
         self.resolver.start(now);
-        self.stop_sender();
-        if self.bind.port == 0 {
+        if new_port {
+            self.stop_sender();
             self.renew_socket(now);
+            self.set_server(server);
+            self.start_sender(now);
         }
-        self.set_server(next);
-        self.start_sender(now);
+    }
+
+    /// A search has lasted for a while.
+    pub(super) fn log_search(&mut self, now: Instant) {
+        let (tried, seconds) = (list(&self.tried), self.silent_for(now));
+        log::warning(format_args!("no answer from {tried} for {seconds} s"));
+        self.tried.clear();
+    }
+
+    fn silent_for(&self, now: Instant) -> u64 {
+        let since = self.keepalive.unanswered_since().unwrap_or(self.started);
+        now.saturating_duration_since(since).as_secs()
     }
 
     /// A new socket gets a port that differs from the old one's, which is still open.
@@ -148,12 +212,7 @@ impl Client {
     pub(super) fn use_addresses(&mut self, addresses: Vec<SocketAddr>, now: Instant) {
         let first_time = self.server.is_none();
         if self.addresses != addresses && self.resolver.literal().is_none() {
-            let mut list = String::new();
-            for address in &addresses {
-                let comma = if list.is_empty() { "" } else { ", " };
-                let _ = write!(list, "{comma}{address}");
-            }
-            let name = &self.config.address;
+            let (name, list) = (&self.config.address, list(&addresses));
             log::info(format_args!("server {name} resolved to {list}"));
         }
         self.addresses = addresses;
@@ -177,10 +236,10 @@ impl Client {
             self.run_prog(now);
         }
         self.move_to(address, now);
-        self.keepalive.hurry(now);
+        self.keepalive.search(now);
     }
 
-    fn set_server(&mut self, address: SocketAddr) {
+    pub(super) fn set_server(&mut self, address: SocketAddr) {
         self.server = Some(self.socket.target(address, None));
     }
 
@@ -194,4 +253,13 @@ impl Client {
         }
         self.start_sender(now);
     }
+}
+
+fn list(addresses: &[SocketAddr]) -> String {
+    let mut list = String::new();
+    for address in addresses {
+        let comma = if list.is_empty() { "" } else { ", " };
+        let _ = write!(list, "{comma}{address}");
+    }
+    list
 }

@@ -50,7 +50,8 @@ impl Client {
 
     fn on_datagrams(&mut self, now: Instant) -> Result<(), Trouble> {
         let is_origin = |server: &Target| server.is_origin_of(&self.datagrams);
-        if self.datagrams.truncated || !self.server.as_ref().is_some_and(is_origin) {
+        let is_servers = !self.datagrams.truncated && self.server.as_ref().is_some_and(is_origin);
+        if !is_servers && !self.take_if_found(now) {
             self.received.count.dropped += 1;
             if let Some(held_back) = self.throttles.foreign.pass(now) {
                 let from = &self.datagrams.from;
@@ -115,7 +116,6 @@ impl Client {
                 _ => false,
             };
             if self.keepalive.heard(now) || is_news {
-                self.silences = 0;
                 let from = &self.datagrams.from;
                 log::info(format_args!("server {id} answers from {from}"));
             }

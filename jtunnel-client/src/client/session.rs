@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use common::io::socket::would_block;
+use common::io::target::Target;
 use common::keyed::client::{Client as Keyed, Decision, Due, Up};
 use common::keyed::discard::Discard;
 use common::keyed::secret::{Secret, Word};
@@ -196,14 +197,11 @@ impl Client {
 
     /// Sends an OPEN. If none of the server's addresses takes it, the name may mean others by now.
     fn send_open(&mut self, open: &[u8], now: Instant) {
-        match self.probe(open, now) {
-            Err(error) if would_block(error) => {}
-            Err(_) => {
-                if self.keepalive.failed(now) {
-                    self.resolver.start(now);
-                }
-            }
-            Ok(()) => {}
+        if self
+            .probe(open, now)
+            .is_err_and(|error| !would_block(error))
+        {
+            self.no_way(now);
         }
     }
 
@@ -241,12 +239,16 @@ impl Client {
             Decision::Heard => {
                 // Nothing but a PING of ours, or an OPEN, makes a server say nothing.
                 self.keepalive.heard(now);
+                if self.take_address() {
+                    self.renew_session();
+                }
                 self.keepalive.answered_last(now);
                 return None;
             }
             Decision::Up(up) => self.session_up(*up, id, now)?,
             Decision::Open(open) => {
-                self.send_open(&open, now);
+                self.take_address();
+                self.send(&open, now);
                 self.timeout.reset();
                 return None;
             }
@@ -259,12 +261,35 @@ impl Client {
         Some(at.start + packet.start..at.start + packet.end)
     }
 
+    /// In a search the address that an authentic datagram came from is the one in use from now on.
+    /// True if that is another one: what is still sent to the old one is lost.
+    fn take_address(&mut self) -> bool {
+        let is_origin = |server: &Target| server.is_origin_of(&self.datagrams);
+        if self.server.as_ref().is_some_and(is_origin) {
+            return false;
+        }
+        let Some(address) = self.searched_address() else {
+            return false;
+        };
+        self.stop_sender();
+        self.set_server(address);
+        true
+    }
+
+    fn send(&mut self, datagram: &[u8], now: Instant) {
+        if let Some(server) = &self.server
+            && let Err(error) = self.socket.send(datagram, server)
+        {
+            self.trouble.lost(error, server, now);
+        }
+    }
+
     #[cold]
     fn session_up(&mut self, up: Up, id: PeerId, now: Instant) -> Option<Range<usize>> {
+        self.take_address();
         let (word, from) = (self.protection(), &self.datagrams.from);
         let is_news = self.keepalive.heard(now);
         if self.keepalive.answered_last(now) || is_news {
-            self.silences = 0;
             log::info(format_args!(
                 "server {id} answers from {from}, {word} session up"
             ));
@@ -272,11 +297,7 @@ impl Client {
             log::debug(format_args!("server {id}: {word} session up"));
         }
         // The server learns from it that this is the client's address, and nobody else's.
-        if let Some(server) = &self.server
-            && let Err(error) = self.socket.send(&up.ping, server)
-        {
-            self.trouble.lost(error, server, now);
-        }
+        self.send(&up.ping, now);
         self.retire_sender();
         self.sealer = Some(up.sealer);
         self.start_sender(now);
