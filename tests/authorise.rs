@@ -430,6 +430,68 @@ fn any_identifier_but_not_any_address() {
 
 #[test]
 #[ignore = "needs root"]
+fn of_any_identifiers_the_first_that_answers_is_kept_until_silence() {
+    const FIRST: &str = "aaaa000000000001";
+    const SECOND: &str = "bbbb000000000002";
+    let lab = Lab::direct();
+    let peer = Peer::bound(&lab.server, "0.0.0.0:5886");
+    let client = Client::new(lab.client(), 1)
+        .options(&["-k", "1", "-A"])
+        .start_with(&["/bin/true"]);
+    // The next keepalive's counter, and where its answer is to go.
+    let asked = || loop {
+        let (content, from) = peer.receive();
+        if let [1, counter @ ..] = &content[8..] {
+            let counter = u32::from_be_bytes(counter.try_into().unwrap());
+            break (counter, from.ip().to_string(), from.port());
+        }
+    };
+    let is_heard = |id: &str, (_, ip, port): &(u32, String, u16)| {
+        peer.send(id, &keepalive(5), (ip, *port));
+        let wait = Duration::from_millis(300);
+        let mut replies = std::iter::from_fn(|| peer.receive_within(wait));
+        replies.any(|(content, _)| content == datagram(&client_id(1), &answer(5)))
+    };
+    let question = asked();
+    assert!(question.0 > 1000, "begun at random: {}", question.0);
+    // Nobody is heard who has not answered what was asked.
+    for counter in [0, 1, question.0.wrapping_sub(1), question.0.wrapping_add(1)] {
+        peer.send(SECOND, &answer(counter), (&question.1, question.2));
+    }
+    assert!(!is_heard(SECOND, &question));
+    client.lines.exactly("answers from", 0);
+    let answers = |id: &str, line: usize| {
+        loop {
+            let question = asked();
+            peer.send(id, &answer(question.0), (&question.1, question.2));
+            if client.lines.count("answers from") >= line {
+                break question;
+            }
+        }
+    };
+    let question = answers(FIRST, 1);
+    client.lines.exactly("server aaaa... answers from", 1);
+    assert!(is_heard(FIRST, &question));
+    assert!(!is_heard(SECOND, &question));
+    client
+        .lines
+        .wait("dropped a datagram of server bbbb... from 198.51.100.1:5886: another one");
+    // Nor does the answer of another to the next one change that.
+    let question = asked();
+    peer.send(SECOND, &answer(question.0), (&question.1, question.2));
+    assert!(!is_heard(SECOND, &question));
+    assert!(is_heard(FIRST, &question));
+    // After a silence it does.
+    client.lines.wait("no answer from");
+    let question = answers(SECOND, 2);
+    client.lines.exactly("server bbbb... answers from", 1);
+    assert!(is_heard(SECOND, &question));
+    assert!(!is_heard(FIRST, &question));
+    client.lines.assert_discreet();
+}
+
+#[test]
+#[ignore = "needs root"]
 fn two_clients_behind_one_nat() {
     let lab = Lab::behind_nat(2);
     let server = Server::new(&lab.server, [1, 2]).start();

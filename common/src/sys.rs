@@ -9,6 +9,7 @@ mod signals;
 mod tun;
 pub(crate) mod words;
 
+use std::ffi::c_uint;
 use std::io;
 
 use nix::errno::Errno;
@@ -29,21 +30,31 @@ pub(crate) use self::tun::{set_mtu, set_queue_len, tun_attach, tun_name, tun_set
 
 /// Random bytes from `getrandom(2)`; waits until the kernel has gathered enough.
 pub fn random<const N: usize>() -> io::Result<[u8; N]> {
+    get_random(0)
+}
+
+/// The same without waiting: at boot they may be bad ones, or before Linux 5.6 none.
+pub fn random_at_once<const N: usize>() -> io::Result<[u8; N]> {
+    get_random(libc::GRND_INSECURE).or_else(|_| get_random(libc::GRND_NONBLOCK))
+}
+
+/// Fills this, up to 256 bytes, without waiting. False if the kernel has not gathered enough yet.
+pub fn try_random(bytes: &mut [u8]) -> bool {
+    fill_random(bytes, libc::GRND_NONBLOCK).is_ok()
+}
+
+fn get_random<const N: usize>(flags: c_uint) -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
-    // SAFETY: the buffer is writable for the length given.
-    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), N, 0) };
-    // Up to 256 bytes come whole or not at all, getrandom(2).
-    Errno::result(got)?;
+    fill_random(&mut bytes, flags)?;
     Ok(bytes)
 }
 
-/// Fills this with random bytes from `getrandom(2)`, up to 256, without waiting. False if the kernel
-/// has not gathered enough yet.
-pub fn try_random(bytes: &mut [u8]) -> bool {
-    let (start, len) = (bytes.as_mut_ptr().cast(), bytes.len());
+fn fill_random(bytes: &mut [u8], flags: c_uint) -> io::Result<()> {
     // SAFETY: the buffer is writable for the length given.
-    let got = unsafe { libc::getrandom(start, len, libc::GRND_NONBLOCK) };
-    usize::try_from(got) == Ok(len)
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), flags) };
+    // Up to 256 bytes come whole or not at all, getrandom(2).
+    Errno::result(got)?;
+    Ok(())
 }
 
 /// A number as the C library has it: lengths in `msghdr` are `size_t`, `socklen_t` or `int`, by
@@ -66,5 +77,7 @@ mod tests {
             random().expect("getrandom works"),
         );
         assert_ne!(a, b);
+        let at_once = random_at_once().expect("the kernel has enough by now");
+        assert!(a != at_once && b != at_once);
     }
 }

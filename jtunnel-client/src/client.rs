@@ -78,6 +78,8 @@ pub(crate) struct Client {
     sealer: Option<Sealer>,
     /// A file with a key was found in passing.
     choose: bool,
+    /// With `-A`: the one that has answered.
+    trusted: Option<PeerId>,
     hook: Hook,
     /// PROG, while it runs.
     prog: Option<Pid>,
@@ -117,7 +119,6 @@ pub(crate) struct Client {
 struct Throttles {
     foreign: Throttle,
     unauthorized: Throttle,
-    keyed: Throttle,
     receive: Throttle,
     socket: Throttle,
     tun: Throttle,
@@ -179,6 +180,8 @@ impl Program for Client {
         };
         let tun = Tun::open(tun_mode)?;
         catch_signals(&socket).context(|| "catch signals".into())?;
+        // No identifier depends on it but with -A: a start does not fail for it.
+        let counter = sys::random_at_once().map_or(0, u32::from_ne_bytes);
         Ok(Self {
             id,
             bind,
@@ -192,6 +195,7 @@ impl Program for Client {
             word: None,
             sealer: None,
             choose: false,
+            trusted: None,
             hook,
             prog: None,
             prog_start: None,
@@ -205,7 +209,7 @@ impl Program for Client {
             sender_start: None,
             sender_restarts: Restart::default(),
             sender_logs: None,
-            keepalive: Keepalive::new(config.keepalive, now),
+            keepalive: Keepalive::new(config.keepalive, counter, now),
             timeout: ReceiveTimeout::new(now),
             started: now,
             outbound: Outbound::new(id, options.offload),
@@ -217,7 +221,6 @@ impl Program for Client {
             throttles: Throttles {
                 foreign: Throttle::per_minute(),
                 unauthorized: Throttle::per_minute(),
-                keyed: Throttle::per_minute(),
                 receive: Throttle::per_minute(),
                 socket: Throttle::per_minute(),
                 tun: Throttle::per_minute(),

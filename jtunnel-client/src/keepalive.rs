@@ -61,7 +61,9 @@ pub(crate) struct RoundTrip {
 }
 
 impl Keepalive {
-    pub(crate) fn new(interval: Option<Duration>, now: Instant) -> Self {
+    /// The counter begins behind this one. If it is random, who sees none of the keepalives can't
+    /// answer them.
+    pub(crate) fn new(interval: Option<Duration>, counter: u32, now: Instant) -> Self {
         Self {
             interval,
             next: now,
@@ -70,8 +72,8 @@ impl Keepalive {
             overdue: None,
             retry: Backoff::default(),
             failures: 0,
-            counter: 0,
-            answered: 0,
+            counter,
+            answered: counter,
             sent: None,
             asked: None,
             unanswered: 0,
@@ -264,6 +266,8 @@ mod tests {
     use super::*;
 
     const INTERVAL: Duration = Duration::from_secs(25);
+    /// It soon passes 0.
+    const BEGIN: u32 = u32::MAX - 1;
 
     fn send(keepalive: &mut Keepalive, now: Instant) -> u32 {
         assert!(keepalive.is_due(now));
@@ -274,7 +278,7 @@ mod tests {
 
     /// One whose first was answered at once.
     fn found(start: Instant) -> Keepalive {
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut keepalive = Keepalive::new(Some(INTERVAL), BEGIN, start);
         let counter = send(&mut keepalive, start);
         assert!(keepalive.answered(counter, start));
         keepalive
@@ -294,7 +298,7 @@ mod tests {
     #[test]
     fn a_search_begins_fast() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut keepalive = Keepalive::new(Some(INTERVAL), BEGIN, start);
         let all = [0, 1, 3, 7, 15, 31, 56, 81];
         assert_eq!(times(&mut keepalive, start, 8), all);
         // An answer ends it; a silence begins another.
@@ -314,14 +318,14 @@ mod tests {
     #[test]
     fn a_search_is_not_more_frequent_than_asked_for() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(Duration::from_secs(3)), start);
+        let mut keepalive = Keepalive::new(Some(Duration::from_secs(3)), BEGIN, start);
         assert_eq!(times(&mut keepalive, start, 5), [0, 1, 3, 6, 9]);
     }
 
     #[test]
     fn silences_of_a_search() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut keepalive = Keepalive::new(Some(INTERVAL), BEGIN, start);
         let mut silences = Vec::new();
         while silences.len() < 3 {
             let now = keepalive.next().expect("there always is one");
@@ -337,7 +341,7 @@ mod tests {
     fn a_search_that_lasts_is_told() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut keepalive = Keepalive::new(Some(INTERVAL), BEGIN, start);
         assert_eq!(keepalive.overdue(), None, "nothing was sent");
         send(&mut keepalive, start);
         assert_eq!(keepalive.overdue(), Some(at(10)));
@@ -392,7 +396,7 @@ mod tests {
     #[test]
     fn many_in_a_hurry_slow_no_search_down() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut keepalive = Keepalive::new(Some(INTERVAL), BEGIN, start);
         for n in 0..4 {
             let now = start + Duration::from_millis(100) * n;
             keepalive.hurry(now);
@@ -405,7 +409,7 @@ mod tests {
     #[test]
     fn an_answer_breaks_the_row() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut keepalive = Keepalive::new(Some(INTERVAL), BEGIN, start);
         for n in 0..10 {
             let now = start + INTERVAL * n;
             let counter = send(&mut keepalive, now);
@@ -441,7 +445,7 @@ mod tests {
     #[test]
     fn only_answers_to_what_was_asked_count() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut keepalive = Keepalive::new(Some(INTERVAL), BEGIN, start);
         let first = keepalive.next_counter();
         assert!(!keepalive.answered(first.wrapping_add(1), start), "not yet");
         assert!(!keepalive.answered(first.wrapping_sub(1), start), "never");
@@ -451,20 +455,21 @@ mod tests {
         // A way with a round trip longer than an interval; the last one comes twice, and late.
         assert!(keepalive.answered(first, start));
         assert!(!keepalive.awaits(first));
-        assert!(keepalive.awaits(first + 1) && keepalive.awaits(first + 2));
-        keepalive.answered(first + 2, start);
-        assert!(!keepalive.awaits(first + 1) && !keepalive.awaits(first + 2));
+        let after = |n| first.wrapping_add(n);
+        assert!(keepalive.awaits(after(1)) && keepalive.awaits(after(2)));
+        keepalive.answered(after(2), start);
+        assert!(!keepalive.awaits(after(1)) && !keepalive.awaits(after(2)));
         for _ in 0..1000 {
             keepalive.next_counter();
         }
-        assert!(!keepalive.awaits(first + 3), "much too late");
-        assert!(keepalive.awaits(first + 1002));
+        assert!(!keepalive.awaits(after(3)), "much too late");
+        assert!(keepalive.awaits(after(1002)));
     }
 
     #[test]
     fn what_could_not_leave_is_no_silence() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut keepalive = Keepalive::new(Some(INTERVAL), BEGIN, start);
         let mut now = start;
         for (n, wait) in (1..).zip([1, 2, 4, 8, 16, 25, 25]) {
             assert_eq!(keepalive.failed(now), n % 3 == 0, "{n} in a row");
@@ -512,7 +517,7 @@ mod tests {
     #[test]
     fn round_trip_of_the_last_one_only() {
         let start = Instant::now();
-        let mut keepalive = Keepalive::new(Some(INTERVAL), start);
+        let mut keepalive = Keepalive::new(Some(INTERVAL), BEGIN, start);
         let first = send(&mut keepalive, start);
         let second = send(&mut keepalive, start + INTERVAL);
         assert_ne!(first, second);
@@ -535,7 +540,7 @@ mod tests {
     #[test]
     fn none_at_all() {
         let now = Instant::now();
-        let mut keepalive = Keepalive::new(None, now);
+        let mut keepalive = Keepalive::new(None, BEGIN, now);
         assert!(keepalive.next().is_none() && !keepalive.is_due(now + INTERVAL));
         assert!(keepalive.heard(now), "no answer will tell more");
         assert!(!keepalive.heard(now));

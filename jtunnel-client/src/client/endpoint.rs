@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use common::io::socket::{Socket, would_block};
 use common::io::target::Target;
-use common::peers::authorized::Grant;
 use common::report::log;
 use common::sys::{self, Wake};
 use common::wire::packet::{self, Payload};
@@ -104,16 +103,14 @@ impl Client {
             return true;
         }
         let found = self.datagrams.ranges().any(|range| {
-            let Some((id, payload)) = packet::decapsulate(&self.datagrams.data[range]) else {
+            let datagram = &self.datagrams.data[range];
+            let Some((id, payload)) = packet::decapsulate(datagram) else {
                 return false;
             };
-            let is_answer = match Payload::of(payload) {
-                Payload::Answer(counter) => self.keepalive.awaits(counter),
-                _ => false,
-            };
-            let accept_any = self.config.accept_any;
-            is_answer
-                && (accept_any || matches!(self.authorized.admits(id, now), Some(Grant::Plain)))
+            let payload = Payload::of(payload);
+            let is_answer =
+                matches!(payload, Payload::Answer(counter) if self.keepalive.awaits(counter));
+            is_answer && self.accepts(id, payload, now)
         });
         if found {
             self.move_to(address, now);

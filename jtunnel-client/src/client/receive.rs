@@ -7,6 +7,7 @@ use common::io::target::Target;
 use common::io::tun::Trouble;
 use common::peers::authorized::Grant;
 use common::report::log;
+use common::wire::id::PeerId;
 use common::wire::packet::{self, HEADER_LEN, Payload};
 
 use super::Client;
@@ -74,41 +75,10 @@ impl Client {
                 }
                 continue;
             }
-            let grant = match self.config.accept_any {
-                true => Some(Grant::Plain),
-                false => self.authorized.admits(id, now),
-            };
-            match grant {
-                Some(Grant::Plain) => {}
-                Some(Grant::Keyed(_)) => {
-                    // Its file is new: from now on it is spoken with as the file says.
-                    self.received.count.dropped += 1;
-                    self.choose = true;
-                    self.timeout.reset();
-                    continue;
-                }
-                None => {
-                    self.received.count.dropped += 1;
-                    if let Some(held_back) = self.throttles.unauthorized.pass(now) {
-                        let from = &self.datagrams.from;
-                        log::warning(format_args!(
-                            "dropped a datagram of server {id} from {from}: not \
-                             authorised{held_back}"
-                        ));
-                    }
-                    continue;
-                }
-            }
             let payload = Payload::of(payload);
-            if payload == Payload::Keyed {
+            if payload == Payload::Keyed || !self.accepts(id, payload, now) {
                 self.received.count.dropped += 1;
-                if let Some(held_back) = self.throttles.keyed.pass(now) {
-                    let from = &self.datagrams.from;
-                    log::warning(format_args!(
-                        "dropped a packet of a keyed link of server {id} from {from}: its file here \
-                         has no key{held_back}"
-                    ));
-                }
+                self.log_unaccepted(id, payload, now);
                 continue;
             }
             let is_news = match payload {
@@ -147,6 +117,45 @@ impl Client {
         };
         let buffer = &self.datagrams.data;
         self.inbound.push(tun, buffer, at, &mut self.received)
+    }
+
+    /// Whether this is the server's, on a plain link: authorised, or with `-A` the first that answers
+    /// a keepalive, until another does after a silence.
+    pub(super) fn accepts(&mut self, id: PeerId, payload: Payload, now: Instant) -> bool {
+        if !self.config.accept_any {
+            let grant = self.authorized.admits(id, now);
+            if matches!(grant, Some(Grant::Keyed(_))) {
+                // Its file is new: from now on it is spoken with as the file says.
+                self.choose = true;
+                self.timeout.reset();
+            }
+            return matches!(grant, Some(Grant::Plain));
+        }
+        if self.keepalive.is_searching()
+            && matches!(payload, Payload::Answer(counter) if self.keepalive.awaits(counter))
+        {
+            self.trusted = Some(id);
+        }
+        // Without keepalives there are no answers.
+        self.trusted == Some(id) || self.config.keepalive.is_none()
+    }
+
+    #[cold]
+    fn log_unaccepted(&mut self, id: PeerId, payload: Payload, now: Instant) {
+        let fault = match (payload, self.config.accept_any, self.trusted) {
+            (Payload::Keyed, _, _) => "of a keyed link, and its file here has no key",
+            (_, false, _) if self.choose => return,
+            (_, false, _) => "not authorised",
+            (_, true, Some(_)) => "another one has answered",
+            // The first answer is still to come.
+            (_, true, None) => return,
+        };
+        if let Some(held_back) = self.throttles.unauthorized.pass(now) {
+            let from = &self.datagrams.from;
+            log::warning(format_args!(
+                "dropped a datagram of server {id} from {from}: {fault}{held_back}"
+            ));
+        }
     }
 
     /// Writes the packets that have gathered.
