@@ -13,8 +13,9 @@ use support::host::Host;
 use support::lab::{Lab, SERVER4, SERVER6, TO};
 use support::peer::{Peer, answer, datagram, keepalive};
 use support::proc;
+use support::syslog::Syslog;
 use support::traffic::wait_ping;
-use support::tunnel::{Client, Server, Tunnel, client_prog, server_prog};
+use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, wait_for, wait_until};
 
 /// A PROG that tells all about itself, in files beside it.
@@ -199,8 +200,9 @@ fn before_linux_5_9_they_end_here_too() {
 
 #[test]
 #[ignore = "needs root"]
-fn in_the_background_prog_writes_nowhere() {
+fn in_the_background_standard_error_goes_to_the_log() {
     let lab = Lab::direct();
+    let log = Syslog::start(&lab.server);
     let prog = curious(&lab.server);
     let server = Server::new(&lab.server, [1]);
     let launch = server.launch().clone().operands([prog]);
@@ -209,9 +211,134 @@ fn in_the_background_prog_writes_nowhere() {
     wait_done(&lab.server);
     // Standard output is the file itself while it is written.
     let file = lab.server.path("curious.streams");
-    let expected = format!("/dev/null\n{}\n/dev/null\n", file.display());
-    assert_eq!(told(&lab.server, "streams"), expected);
+    let streams = told(&lab.server, "streams");
+    let start = format!("/dev/null\n{}\npipe:", file.display());
+    assert!(streams.starts_with(&start), "{streams}");
     assert_eq!(told(&lab.server, "directory"), "/\n");
+    log.lines.wait("/curious: to-error");
+    log.lines.exactly("to-output", 0);
+}
+
+/// A PROG that makes mistakes, at each of which a terminal would do something.
+const MISTAKEN: &str = r#"
+    echo 'RTNETLINK answers: File exists' >&2
+    printf 'one\033[2J\tand \302\233 \377 more\r\n\n' >&2
+    head -c 5000 /dev/zero | tr '\0' z >&2
+    printf '\nno end of line' >&2
+    exit 3"#;
+
+#[test]
+#[ignore = "needs root"]
+fn what_it_says_on_standard_error_is_logged() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]);
+    let client = Client::new(lab.client(), 1);
+    let client = client.launch().clone().operands([SERVER4, "5886"]);
+    for (host, launch) in [
+        (lab.client(), client),
+        (&lab.server, server.launch().clone()),
+    ] {
+        let log = Syslog::start(host);
+        let prog = host.script("mistaken", MISTAKEN);
+        launch.operands([&prog]).background("pid");
+        if host.name() == lab.server.name() {
+            Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
+        }
+        log.lines.wait("exited with status 3");
+        let lines = log.lines.all();
+        let said: Vec<&str> = lines
+            .iter()
+            .filter_map(|line| Some(line.split_once(&format!("{}: ", prog.display()))?.1))
+            .collect();
+        assert_eq!(
+            said[..2],
+            [
+                "RTNETLINK answers: File exists",
+                "one [2J and   \u{fffd} more"
+            ]
+        );
+        assert!(said[2].trim_matches('z').is_empty(), "{said:?}");
+        assert!((100..1000).contains(&said[2].len()), "{said:?}");
+        assert_eq!(said[3..], ["no end of line"]);
+        // What it said comes first.
+        assert!(lines.last().unwrap().contains("exited with status 3"));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn in_the_foreground_standard_error_has_it_too() {
+    let lab = Lab::direct();
+    let log = Syslog::start(&lab.server);
+    let prog = lab.server.script("speaks", "echo two words >&2");
+    let server = Server::new(&lab.server, [1]).start_with(&[&prog]);
+    Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
+    server.lines.wait("two words");
+    log.lines.wait("/speaks: two words");
+    assert_eq!(server.lines.matching("two words"), ["two words"]);
+}
+
+/// A PROG that writes 100 MB in two ways, and goes on whatever becomes of that.
+const FLOODS: &str = r#"
+    line=$(head -c 50000 /dev/zero | tr '\0' x)
+    lines=$(echo "$line" | fold -w 49)
+    round=0
+    while [ $round -lt 20 ]; do
+        n=0
+        while [ $n -lt 50 ]; do echo "$lines" >&2; echo "$line" >&2; n=$((n + 1)); done
+        round=$((round + 1))
+        sleep 0.1
+    done
+    : >$0.done"#;
+
+#[test]
+#[ignore = "needs root"]
+fn one_that_floods_its_standard_error_stops_nobody() {
+    let lab = Lab::direct();
+    let logs = [&lab.server, lab.client()].map(Syslog::start);
+    let (server, client) = (
+        server_prog(&lab.server, "up", &format!("sleep 1\n{FLOODS}")),
+        client_prog(lab.client(), "up", 1, &format!("sleep 1\n{FLOODS}")),
+    );
+    let launch = Server::new(&lab.server, [1]).launch().clone();
+    launch.operands([server]).background("server.pid");
+    let client_launch = Client::new(lab.client(), 1);
+    let client_launch = client_launch.launch().clone().options(["-k", "1"]);
+    let operands = [SERVER4.as_ref(), "5886".as_ref(), client.as_os_str()];
+    client_launch.operands(operands).background("client.pid");
+    wait_ping(lab.client(), Inner(1).server4());
+    let beat = Heartbeat::start(lab.client(), &lab.server, Inner(1).server4());
+    beat.wait_beats(10);
+    for host in [&lab.server, lab.client()] {
+        wait_until(PATIENCE, "its end", || host.path("up.done").exists());
+    }
+    for log in &logs {
+        log.lines.wait("/up: ");
+        log.lines.wait(" lines more");
+        let count = log.lines.count("/up: ");
+        assert!((5..30).contains(&count), "{count} lines");
+    }
+    beat.wait_beats(20);
+    assert_eq!(beat.tally().lost, 0, "{:?}", beat.tally());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_it_has_started_survives_the_program() {
+    let lab = Lab::direct();
+    let prog = lab.server.script(
+        "starts",
+        "setsid sh -c ': >$0.on; while [ ! -e $0.go ]; do sleep 0.1; done
+            n=0; while [ $n -lt 5000 ]; do echo so many words >&2; n=$((n + 1)); done
+            : >$0.lives' $0 &",
+    );
+    let mut server = Server::new(&lab.server, [1]).start_with(&[prog]);
+    Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
+    let is_there = |name| wait_until(PATIENCE, name, || lab.server.path(name).exists());
+    is_there("starts.on");
+    server.process().kill();
+    fs::write(lab.server.path("starts.go"), "").unwrap();
+    is_there("starts.lives");
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! PROG ARGS: looked up once, started for each tunnel, never waited for.
 
+mod words;
+
 use std::ffi::{CString, OsString};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
@@ -15,6 +18,7 @@ use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{AccessFlags, Pid, access};
 
+use self::words::Words;
 use crate::report::error::{Context, Result};
 
 /// Where a program is looked for when there is no PATH, as at boot.
@@ -27,6 +31,8 @@ pub struct Hook {
     /// The program's path first.
     arguments: Vec<CString>,
     inherit_output: bool,
+    /// What it says on standard error.
+    words: Words,
     /// Opened early: later all descriptors that PROG may have can be in use.
     null: File,
     /// They keep room below PROG's limit: to start it musl makes a pipe there.
@@ -58,6 +64,7 @@ impl Hook {
             arguments: arguments.context(doing)?,
             program,
             inherit_output,
+            words: Words::new(Instant::now()).context(|| "create a pipe for PROG".into())?,
             spare: spare(&null),
             null,
             descriptors: getrlimit(Resource::RLIMIT_NOFILE)
@@ -73,7 +80,7 @@ impl Hook {
 
     /// Starts PROG in a process group of its own, with default signal handlers, an empty signal
     /// mask, and these variables added.
-    pub fn spawn(&mut self, variables: &[(&str, String)]) -> io::Result<Pid> {
+    pub fn spawn(&mut self, variables: &[(&str, String)], now: Instant) -> io::Result<Pid> {
         let mut attributes = PosixSpawnAttr::init()?;
         attributes.set_flags(
             PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
@@ -84,10 +91,11 @@ impl Hook {
         attributes.set_sigdefault(&SigSet::all())?;
         attributes.set_sigmask(&SigSet::empty())?;
         let mut files = PosixSpawnFileActions::init()?;
-        let inherited = if self.inherit_output { 1..3 } else { 0..0 };
-        for fd in (0..3).filter(|fd| !inherited.contains(fd)) {
-            files.add_dup2(self.null.as_raw_fd(), fd)?;
+        files.add_dup2(self.null.as_raw_fd(), 0)?;
+        if !self.inherit_output {
+            files.add_dup2(self.null.as_raw_fd(), 1)?;
         }
+        files.add_dup2(self.words.for_prog().as_raw_fd(), 2)?;
         let environment = environment(variables)?;
 
         // What is started inherits the limits of this moment.
@@ -102,7 +110,29 @@ impl Hook {
         let result = posix_spawn(program, &files, &attributes, arguments, &environment);
         limit(soft);
         self.spare = spare(&self.null);
-        Ok(result?)
+        let pid = result?;
+        self.words.begin(now);
+        Ok(pid)
+    }
+
+    /// What to wait for: it can be read from when PROG has said something.
+    pub fn words(&self) -> BorrowedFd<'_> {
+        self.words.pipe()
+    }
+
+    /// When to hear PROG next, if it may be speaking.
+    pub fn next_hearing(&self) -> Option<Instant> {
+        self.words.next
+    }
+
+    /// Logs what PROG has said. In the foreground standard error has it all.
+    pub fn hear(&mut self, now: Instant) {
+        self.words.hear(&self.program, self.inherit_output, now);
+    }
+
+    /// Logs the last words of a PROG that has ended.
+    pub fn hear_last(&mut self, now: Instant) {
+        self.words.end(&self.program, self.inherit_output, now);
     }
 }
 

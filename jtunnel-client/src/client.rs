@@ -303,6 +303,7 @@ impl Client {
             self.resolver.next(),
             self.sender_start,
             self.prog_start,
+            self.hook.next_hearing(),
             self.rebuild,
             self.session_deadline(now),
         ]
@@ -321,6 +322,9 @@ impl Client {
         if self.prog_start.is_some_and(|at| now >= at) {
             self.run_prog(now);
         }
+        if self.hook.next_hearing().is_some_and(|at| now >= at) {
+            self.hook.hear(now);
+        }
         self.resolver.on_deadline(now);
         if self.sender_start.is_some_and(|at| now >= at) {
             self.start_sender(now);
@@ -335,6 +339,8 @@ impl Client {
                 self.on_silence(!was_searching, now);
             }
             self.send_keepalive(now);
+            // A PROG that stays may have said something.
+            self.hook.hear(now);
         }
         if self.keepalive.take_overdue(now) {
             self.log_search(now);
@@ -374,6 +380,7 @@ impl Client {
             } else if let Some(answer) = self.resolver.ended(pid) {
                 self.on_answer(answer, now);
             } else if self.prog.take_if(|prog| *prog == pid).is_some() {
+                self.hook.hear_last(now);
                 if self.rebuild.is_some() {
                     // It has cleaned up: the new device waits for its turn only.
                     self.rebuild = self.rebuilds.last();
@@ -450,6 +457,7 @@ impl Client {
                 while let Some((pid, _)) = sys::reap() {
                     self.prog.take_if(|prog| *prog == pid);
                 }
+                self.hook.hear_last(now);
             }
             now = Instant::now();
         }

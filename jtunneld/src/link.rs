@@ -55,9 +55,21 @@ impl Link {
         self.keyed.secret().is_same(secret)
     }
 
-    /// How often a datagram was dropped for this reason.
-    pub(crate) fn count(&self, reason: Discard) -> u32 {
-        self.discarded[reason as usize]
+    /// For the report: the protection, how old the session is, and what was dropped.
+    pub(crate) fn status(&self, now: Instant) -> String {
+        let session = self.keyed.session_age(now).map_or_else(
+            || "without session".into(),
+            |age| format!("session {} s old", age.as_secs()),
+        );
+        let count = |reason| self.discarded[reason as usize];
+        format!(
+            "{} {session}, replayed {}, forged {}, wrong key {}, plain {}",
+            self.word(),
+            count(Discard::Replayed),
+            count(Discard::Forged),
+            count(Discard::WrongTag),
+            count(Discard::Plain)
+        )
     }
 
     /// A datagram was dropped.

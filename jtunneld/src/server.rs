@@ -118,6 +118,10 @@ struct Throttles {
 /// The members of the select() set.
 struct Members {
     signals: Watched,
+    /// PROG's.
+    words: Watched,
+    /// Either of these: for a packet one look is enough.
+    seldom: Watched,
     socket: Watched,
     tuns: Watched,
 }
@@ -164,8 +168,11 @@ impl Program for Server {
             let added = watch.add(fd);
             added.context(|| format!("wait for descriptor {} with select()", fd.as_raw_fd()))
         };
+        let (signals, words) = (add(wake.as_fd())?, add(hook.words())?);
         let watched = Members {
-            signals: add(wake.as_fd())?,
+            signals,
+            words,
+            seldom: signals.or(words),
             socket: add(socket.as_fd())?,
             tuns: add(tuns.0.as_fd())?,
         };
@@ -234,8 +241,8 @@ impl Program for Server {
             if let Err(error) = self.watch.wait(deadline) {
                 self.wait_failed(error);
             }
-            if self.watch.is_ready(self.watched.signals)
-                && let Some(signal) = self.on_signals()
+            if self.watch.is_ready(self.watched.seldom)
+                && let Some(signal) = self.on_seldom()
             {
                 log::info(format_args!("stopping: signal {}", &signal.as_str()[3..]));
                 return self.stop();
@@ -288,7 +295,8 @@ impl Server {
             .iter()
             .filter_map(|&slot| self.clients.closing_at(slot))
             .min();
-        [start, report, closing, self.next_erase]
+        let hearing = self.hook.next_hearing();
+        [start, report, closing, hearing, self.next_erase]
             .into_iter()
             .flatten()
             .min()
@@ -296,9 +304,11 @@ impl Server {
 
     /// Does what is due, and returns when more is.
     fn on_deadlines(&mut self) -> Option<Instant> {
+        let hearing = self.hook.next_hearing();
         if self.starts.is_empty()
             && self.report.is_none()
             && self.closing.is_empty()
+            && hearing.is_none()
             && self.next_erase.is_none()
         {
             // That is the rule: no wake-up at all, nor a look at the clock.
@@ -322,10 +332,37 @@ impl Server {
         if !self.closing.is_empty() {
             self.close_ended(now);
         }
+        if hearing.is_some_and(|at| now >= at) {
+            self.hear_prog(now);
+        }
         if self.next_erase.is_some_and(|at| now >= at) {
             self.erase_sessions(now);
         }
         self.next_deadline()
+    }
+
+    /// While PROG speaks it is heard now and then, however much it says.
+    fn hear_prog(&mut self, now: Instant) {
+        self.hook.hear(now);
+        self.wait_for_words();
+    }
+
+    /// Words wake the server, unless there is a time for the next hearing.
+    fn wait_for_words(&mut self) {
+        let is_silent = self.hook.next_hearing().is_none();
+        self.watch.set(self.watched.words, is_silent);
+    }
+
+    /// Returns the signal that ends the program, if that is what came.
+    #[cold]
+    fn on_seldom(&mut self) -> Option<Signal> {
+        if self.watch.is_ready(self.watched.words) {
+            self.hear_prog(Instant::now());
+        }
+        match self.watch.is_ready(self.watched.signals) {
+            true => self.on_signals(),
+            false => None,
+        }
     }
 
     /// Returns the signal that ends the program, if that is what came.

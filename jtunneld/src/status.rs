@@ -86,12 +86,13 @@ impl Report {
         let Some(number) = self.line.checked_sub(1) else {
             return log::report(format_args!(
                 "status: {} clients, {authorized} authorised; dropped: {} short, {} unknown, \
-                 {} from port 0, {} truncated, {} without a device",
+                 {} from port 0, {} truncated, {} of keyed links, {} without a device",
                 clients.len(),
                 discards.short,
                 discards.unknown,
                 discards.port_zero,
                 discards.truncated,
+                discards.keyed,
                 discards.no_device
             ));
         };
@@ -107,7 +108,7 @@ impl Report {
 fn write_client(client: &Client, now: Instant) -> Delivery {
     log::report(format_args!(
         "client {} {} {} heard {} s ago, received {} packets {} bytes, sent {} packets {} bytes, \
-         dropped {}",
+         dropped {}, {}",
         client.id,
         client.tun.current_name().as_deref().unwrap_or("(deleted)"),
         client.target.address(),
@@ -116,6 +117,10 @@ fn write_client(client: &Client, now: Instant) -> Delivery {
         client.received.count.bytes,
         client.sent.count.packets,
         client.sent.count.bytes,
-        client.received.count.dropped + client.sent.count.dropped
+        client.received.count.dropped + client.sent.count.dropped,
+        client
+            .link
+            .as_ref()
+            .map_or_else(|| "plain".into(), |link| link.status(now))
     ))
 }

@@ -23,6 +23,14 @@ pub struct Watch {
 #[derive(Clone, Copy, Debug)]
 pub struct Watched(c_ulong);
 
+impl Watched {
+    /// This one or another: ready when either is.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
 impl Watch {
     /// Watches a descriptor, which must be below 32, or 64 where a word has so many bits (EMFILE).
     pub fn add(&mut self, fd: BorrowedFd<'_>) -> nix::Result<Watched> {
@@ -32,6 +40,14 @@ impl Watch {
         self.wanted |= watched.0;
         self.end = self.end.max(number + 1);
         Ok(watched)
+    }
+
+    /// Waits for this one, or does not.
+    pub fn set(&mut self, watched: Watched, wanted: bool) {
+        match wanted {
+            true => self.wanted |= watched.0,
+            false => self.wanted &= !watched.0,
+        }
     }
 
     /// Sleeps until one of them can be read from, or until then. After an error none is ready.

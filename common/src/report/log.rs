@@ -61,18 +61,31 @@ pub fn error(line: Arguments<'_>) {
 
 /// Something is wrong and ought to be looked at.
 pub fn warning(line: Arguments<'_>) {
-    write(Severity::LOG_WARNING, line);
+    write(Severity::LOG_WARNING, line, true);
 }
 
 /// An event in the life of the tunnel.
 pub fn info(line: Arguments<'_>) {
-    write(Severity::LOG_INFO, line);
+    write(Severity::LOG_INFO, line, true);
 }
 
 /// Detail that `-v` asks for.
 pub fn debug(line: Arguments<'_>) {
     if lock().as_ref().is_some_and(|log| log.debug) {
-        write(Severity::LOG_DEBUG, line);
+        write(Severity::LOG_DEBUG, line, true);
+    }
+}
+
+/// A line of another program; `to_stderr` unless [`copy`] has put it there.
+pub fn quote(line: Arguments<'_>, to_stderr: bool) {
+    write(Severity::LOG_WARNING, line, to_stderr);
+}
+
+/// What another program has written, for standard error as it is; at most what a pipe takes at once
+/// (PIPE_BUF, 4096 bytes).
+pub fn copy(bytes: &[u8]) {
+    if let Some(log) = lock().as_ref() {
+        log.write_to_stderr(bytes);
     }
 }
 
@@ -93,12 +106,14 @@ pub fn report(line: Arguments<'_>) -> Delivery {
     Delivery::Done
 }
 
-fn write(severity: Severity, line: Arguments<'_>) {
+fn write(severity: Severity, line: Arguments<'_>, to_stderr: bool) {
     let mut log = lock();
     let Some(log) = log.as_mut() else {
         return;
     };
-    log.copy_to_stderr(line);
+    if to_stderr {
+        log.copy_to_stderr(line);
+    }
     log.report_lost();
     let result = match severity {
         Severity::LOG_WARNING => log.syslog.warning(line),
@@ -116,15 +131,20 @@ fn lock() -> MutexGuard<'static, Option<Log>> {
 }
 
 impl Log {
-    /// A terminal that was stopped, or a pipe that nobody reads, must not stop the tunnel.
     fn copy_to_stderr(&self, line: Arguments<'_>) {
+        if self.stderr.is_some() {
+            self.write_to_stderr(format!("{}: {line}\n", self.name).as_bytes());
+        }
+    }
+
+    /// A terminal that was stopped, or a pipe that nobody reads, must not stop the tunnel.
+    fn write_to_stderr(&self, bytes: &[u8]) {
         let Some(stderr) = &self.stderr else {
             return;
         };
         let mut wait = [PollFd::new(stderr.file.as_fd(), PollFlags::POLLOUT)];
         if poll(&mut wait, PollTimeout::ZERO) == Ok(1) {
-            let line = format!("{}: {line}\n", self.name);
-            let _ = (&stderr.file).write_all(line.as_bytes());
+            let _ = (&stderr.file).write_all(bytes);
         }
     }
 

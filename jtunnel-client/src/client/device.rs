@@ -77,7 +77,7 @@ impl Client {
             ("TUN_SERVER_ADDRESS", host(server)),
             ("TUN_SERVER_PORT", server.port().to_string()),
         ];
-        match self.hook.spawn(&environment) {
+        match self.hook.spawn(&environment, now) {
             Ok(pid) => self.prog = Some(pid),
             Err(error) => {
                 self.prog_start = Some(now + START_RETRY);

@@ -177,7 +177,7 @@ impl Server {
             ("TUN_MTU", self.tun_mode.mtu.to_string()),
             ("TUN_PROTECTION", client.protection().to_owned()),
         ];
-        match self.hook.spawn(&environment) {
+        match self.hook.spawn(&environment, now) {
             Ok(pid) => client.prog = Prog::Running(pid),
             Err(error) => {
                 self.starts.push_back(client.id);

@@ -132,11 +132,13 @@ impl Server {
                 continue;
             };
             client.prog = Prog::Ended;
+            self.hook.hear_last(Instant::now());
             if client.closing.is_none() && !status.success() {
                 let ending = hook::describe(status);
                 let prog = self.hook.program().display();
                 log::warning(format_args!("client {}: {prog} {ending}", client.id));
             }
         }
+        self.wait_for_words();
     }
 }
