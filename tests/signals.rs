@@ -110,6 +110,87 @@ fn a_daemon_that_cannot_start_says_so_before_it_detaches() {
     assert!(server.runs());
 }
 
+/// A PROG that takes its time to clean up.
+const CLEANS_UP: &str = "trap 'sleep 0.7; exit' TERM; sleep 1000 & wait";
+
+/// Both programs in the background with such a PROG, and how to start them once more; the tunnel is up.
+fn both_with_pid_files(lab: &Lab) -> [(Launch, Pid, &Host); 2] {
+    let (server_host, client_host) = (&lab.server, lab.client());
+    let server = Server::new(server_host, [1]).launch().clone();
+    let server = server.operands([server_prog(server_host, "server-up", CLEANS_UP)]);
+    let client = Client::new(client_host, 1).launch().clone();
+    let client = client.options(["-k", "1"]).operands([SERVER4, "5886"]);
+    let client = client.operands([client_prog(client_host, "client-up", 1, CLEANS_UP)]);
+    let pids = (server.background("pid"), client.background("pid"));
+    wait_ping(client_host, Inner(1).server4());
+    [(server, pids.0, server_host), (client, pids.1, client_host)]
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_pid_file_is_for_one_process() {
+    let lab = Lab::direct();
+    for (launch, pid, host) in both_with_pid_files(&lab) {
+        let path = host.path("pid");
+        for options in [&["-P", "pid"][..], &["-P", "pid", "-f"]] {
+            let output = launch.clone().options(options).output();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(111), "{said}");
+            let reason = format!("unable to write {}: process {pid} runs\n", path.display());
+            assert!(said.ends_with(&reason), "{said}");
+            assert_eq!(said.lines().count(), 1, "{said}");
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{pid}\n"));
+        assert!(proc::runs(pid));
+        // What a killed one leaves keeps nobody out, whoever has its number by now.
+        kill(pid, Signal::SIGKILL).unwrap();
+        wait_until(PATIENCE, "the end", || !proc::runs(pid));
+        fs::write(&path, "1\n").unwrap();
+        let next = launch.background("pid");
+        assert!(next != pid && proc::runs(next));
+        // One that was moved away is not ours to remove, nor is what took its place.
+        fs::rename(&path, host.path("moved")).unwrap();
+        fs::write(&path, "another's").unwrap();
+        kill(next, Signal::SIGTERM).unwrap();
+        wait_until(PATIENCE, "the end", || !proc::runs(next));
+        assert!(path.exists() && host.path("moved").exists());
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_start_waits_for_the_end_of_the_one_before() {
+    let lab = Lab::direct();
+    for (launch, pid, host) in both_with_pid_files(&lab) {
+        kill(pid, Signal::SIGTERM).unwrap();
+        let next = launch.background("pid");
+        assert!(!proc::runs(pid) && proc::runs(next));
+        let written = fs::read_to_string(host.path("pid")).unwrap();
+        assert_eq!(written, format!("{next}\n"));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_link_is_followed_to_a_pid_file() {
+    let lab = Lab::direct();
+    for (launch, name) in both(&lab) {
+        let host = if name == "jtunneld" {
+            &lab.server
+        } else {
+            lab.client()
+        };
+        fs::write(host.path("precious"), "content").unwrap();
+        std::os::unix::fs::symlink("precious", host.path("pid")).unwrap();
+        let output = launch.output();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(111), "{said}");
+        assert!(said.ends_with("/pid: it is a symbolic link\n"), "{said}");
+        assert_eq!(host.read("precious"), "content");
+        assert!(host.path("pid").is_symlink());
+    }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn term_and_int_end_both_with_status_0() {

@@ -83,7 +83,8 @@ fn run<P: Program>(config: P::Config) -> Result<u8> {
     sys::ignore_signals(&[Signal::SIGHUP, Signal::SIGUSR1]).context(|| "ignore signals".into())?;
     // These wait until the set-up is done, or end what it waits for.
     sys::catch_signals(&[Signal::SIGTERM, Signal::SIGINT]).context(|| "catch signals".into())?;
-    let mut program = match P::new(config) {
+    let is_free = common.pid_file.as_deref().map(PidFile::wait_until_free);
+    let mut program = match is_free.unwrap_or(Ok(())).and_then(|()| P::new(config)) {
         Err(_) if sys::signals_pending() => return Ok(0),
         result => result?,
     };

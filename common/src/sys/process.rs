@@ -41,6 +41,12 @@ pub(crate) fn close_from(first: c_int) {
     }
 }
 
+/// The lock of fcntl(2) that is none, on a whole file.
+pub(crate) fn no_lock() -> libc::flock {
+    // SAFETY: flock is plain old data; 0 is a start, and a length without end.
+    unsafe { std::mem::zeroed() }
+}
+
 /// Ends a forked child at once: no exit handlers, no destructors.
 pub fn exit_child(code: u8) -> ! {
     // SAFETY: _exit never returns and touches no memory.
