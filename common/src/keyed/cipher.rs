@@ -112,6 +112,7 @@ fn nonce(counter: u32) -> Nonce {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::WEAK;
     use super::*;
 
     /// RFC 7748, section 6.1.
@@ -160,15 +161,3 @@ mod tests {
         }
     }
 }
-
-/// The points of small order, and what is equal to them modulo 2^255 - 19.
-#[cfg(test)]
-pub(super) const WEAK: [&str; 7] = [
-    "0000000000000000000000000000000000000000000000000000000000000000",
-    "0100000000000000000000000000000000000000000000000000000000000000",
-    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
-    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
-    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
-];

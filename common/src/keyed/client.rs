@@ -475,3 +475,397 @@ impl Client {
         self.links.first().map(|link| link.pair.secret.word())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::handshake::CHALLENGE;
+    use super::super::server::Server;
+    use super::super::testing::{
+        Both, CLIENT, SERVER, WEAK, WORDS, all, discarded, dropped, packet, secret, secret_of, slot,
+    };
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A packet of the server's.
+    fn down(both: &mut Both) -> Vec<u8> {
+        let mut data = slot(&packet());
+        assert!(both.server.seal(&mut data, both.now));
+        data
+    }
+
+    fn is_data(decision: &Decision) -> bool {
+        matches!(decision, Decision::Data(range) if *range == (HEADER_LEN..HEADER_LEN + packet().len()))
+    }
+
+    #[test]
+    fn every_bit() {
+        for word in WORDS {
+            let mut both = Both::new(word);
+            let open = both.open();
+            let challenge = both.challenge(&open);
+            let flips = |datagram: &[u8], both: &mut Both| {
+                for bit in 0..8 * datagram.len() {
+                    let mut flipped = datagram.to_vec();
+                    flipped[bit / 8] ^= 1 << (bit % 8);
+                    assert!(dropped(&both.at_client(&flipped)).is_some(), "bit {bit}");
+                }
+                for len in 0..datagram.len() {
+                    assert!(
+                        dropped(&both.at_client(&datagram[..len])).is_some(),
+                        "{len}"
+                    );
+                }
+                let long = [datagram, &[0]].concat();
+                assert!(dropped(&both.at_client(&long)).is_some());
+            };
+            flips(&challenge, &mut both);
+            let open = both.accept(&challenge);
+            let empty = both.opened(&open);
+            flips(&empty, &mut both);
+            assert!(both.client.session.is_none());
+            both.up(&empty);
+            let data = down(&mut both);
+            flips(&data, &mut both);
+            assert!(is_data(&both.at_client(&data)));
+            assert_eq!(dropped(&both.at_client(&data)), Some(Discard::Replayed));
+            assert_eq!(dropped(&both.at_client(&empty)), Some(Discard::Replayed));
+        }
+    }
+
+    #[test]
+    fn what_a_server_does_not_send() {
+        let mut both = Both::new(Word::Sign);
+        let open = both.open();
+        let mut up = both.connect_with(&open);
+        for datagram in [&open[..], &up.ping] {
+            let mut reflected = datagram.to_vec();
+            assert!(dropped(&both.at_client(&reflected)).is_some());
+            reflected[..8].copy_from_slice(&SERVER);
+            assert_eq!(
+                dropped(&both.at_client(&reflected)),
+                Some(Discard::Malformed)
+            );
+        }
+        let mut data = slot(&packet());
+        assert!(up.sealer.seal(&mut data));
+        assert_eq!(dropped(&both.at_client(&data)), Some(Discard::NoSession));
+        assert!(up.sealer.seal(&mut data));
+        data[..8].copy_from_slice(&SERVER);
+        assert_eq!(dropped(&both.at_client(&data)), Some(Discard::Forged));
+        let plain = [&SERVER[..], &packet()].concat();
+        assert_eq!(dropped(&both.at_client(&plain)), Some(Discard::Plain));
+        let mut junk = slot(b"\x01\x02");
+        assert!(both.server.seal(&mut junk, both.now));
+        assert_eq!(dropped(&both.at_client(&junk)), Some(Discard::NotIp));
+    }
+
+    /// An OPEN each second with a number of its own, else the same until it is answered.
+    #[test]
+    fn opens() {
+        let mut both = Both::new(Word::Seal);
+        let first = both.open();
+        for number in 2..10u32 {
+            assert_eq!(both.client.deadline(both.now), Some(both.now + SECOND));
+            both.now += SECOND - Duration::from_millis(1);
+            assert!(matches!(both.due(), Due::Nothing));
+            both.now += Duration::from_millis(1);
+            let again = both.open();
+            assert_eq!(again[12..16], number.to_be_bytes());
+            assert_eq!(again[16..80], first[16..80]);
+        }
+        let challenge = both.challenge(&first);
+        both.accept(&challenge);
+        assert_eq!(dropped(&both.at_client(&challenge)), Some(Discard::Stray));
+        assert!(matches!(both.due(), Due::Nothing));
+        both.now += SECOND;
+        let accepting = both.open();
+        assert_eq!(accepting[48..80], challenge[48..80]);
+        assert!(both.client.ping().is_none() && both.client.server().is_none());
+        let data = both.opened(&accepting);
+        both.up(&data);
+        assert_eq!(both.client.server(), Some(SERVER));
+        assert!(matches!(both.due(), Due::Nothing));
+    }
+
+    /// A packet of the server's may be faster than its first answer.
+    #[test]
+    fn up_with_a_packet() {
+        let mut both = Both::new(Word::Seal);
+        let open = both.open();
+        let challenge = both.challenge(&open);
+        let open = both.accept(&challenge);
+        let empty = both.opened(&open);
+        let data = down(&mut both);
+        let up = both.up(&data);
+        assert_eq!(up.packet, Some(HEADER_LEN..HEADER_LEN + packet().len()));
+        assert!(matches!(both.at_client(&empty), Decision::Heard));
+    }
+
+    #[test]
+    fn renewal() {
+        for (byte, age) in [(0u8, 600), (127, 473), (128, 600), (255, 473)] {
+            let mut both = Both::new(Word::Seal);
+            let Due::Open(mut open) = both.client.on_deadline(both.now, &mut all(byte)) else {
+                panic!("nothing due")
+            };
+            both.connect_with(&open);
+            let due = both.now + age * SECOND;
+            assert_eq!(both.client.deadline(both.now), Some(due));
+            both.now = due;
+            open = both.open();
+            // The old session goes on meanwhile.
+            let data = down(&mut both);
+            assert!(is_data(&both.at_client(&data)));
+            assert!(both.client.ping().is_some());
+            let late = down(&mut both);
+            both.connect_with(&open);
+            assert_eq!(dropped(&both.at_client(&late)), Some(Discard::NoSession));
+            assert!(matches!(both.due(), Due::Nothing));
+        }
+    }
+
+    #[test]
+    fn half_an_hour() {
+        let mut both = Both::new(Word::Seal);
+        both.connect();
+        both.now += LIFE - Duration::from_millis(1);
+        both.open();
+        assert!(both.client.ping().is_some());
+        both.now += Duration::from_millis(1);
+        assert!(matches!(both.due(), Due::Expired));
+        assert!(both.client.ping().is_none());
+        assert!(matches!(both.due(), Due::Nothing));
+        both.now += SECOND;
+        both.open();
+    }
+
+    #[test]
+    fn silence() {
+        let mut both = Both::new(Word::Sign);
+        both.client = Client::new(
+            CLIENT,
+            vec![(SERVER, secret(Word::Sign))],
+            Some(25 * SECOND),
+        );
+        both.connect();
+        both.now += 50 * SECOND;
+        let data = down(&mut both);
+        assert!(is_data(&both.at_client(&data)));
+        assert_eq!(both.client.deadline(both.now), Some(both.now + 55 * SECOND));
+        // Nothing else counts as heard.
+        both.now += 54 * SECOND;
+        assert_eq!(dropped(&both.at_client(&data)), Some(Discard::Replayed));
+        assert!(matches!(both.due(), Due::Nothing));
+        both.now += SECOND;
+        both.open();
+        assert!(both.client.session.is_some());
+    }
+
+    /// The server was restarted while a session was pending: another challenge, another key.
+    #[test]
+    fn restarted_while_pending() {
+        let mut both = Both::new(Word::Seal);
+        let open = both.open();
+        let challenge = both.challenge(&open);
+        let first = both.accept(&challenge);
+        both.server = Server::new(secret(Word::Seal), CLIENT, SERVER);
+        let challenge = both.challenge(&first);
+        let second = both.accept(&challenge);
+        assert_ne!(first[16..48], second[16..48]);
+        assert_eq!(second[48..80], challenge[48..80]);
+        let data = both.opened(&second);
+        both.up(&data);
+    }
+
+    /// A nudge for what was sent: no round trip for a challenge, once a second, once at a time.
+    #[test]
+    fn nudged() {
+        let mut both = Both::new(Word::Seal);
+        let mut up = both.connect();
+        both.server = Server::new(secret(Word::Seal), CLIENT, SERVER);
+        let mut data = slot(&packet());
+        assert!(up.sealer.seal(&mut data));
+        let nudge = both.challenge(&data);
+        let open = both.accept(&nudge);
+        assert_eq!(open[48..80], nudge[48..80]);
+        assert_eq!(dropped(&both.at_client(&nudge)), Some(Discard::Stray));
+        let empty = both.opened(&open);
+        both.up(&empty);
+        // It is of the session before.
+        both.now += SECOND;
+        assert_eq!(dropped(&both.at_client(&nudge)), Some(Discard::Stray));
+
+        let ping = both.client.ping().expect("a session");
+        both.server = Server::new(secret(Word::Seal), CLIENT, SERVER);
+        let nudge = both.challenge(&ping);
+        both.accept(&nudge);
+        for link in &mut both.client.links {
+            link.attempt = None;
+        }
+        both.now += SECOND - Duration::from_millis(1);
+        assert_eq!(dropped(&both.at_client(&nudge)), Some(Discard::Stray));
+        both.now += Duration::from_millis(1);
+        both.accept(&nudge);
+        // Somebody else's packet, and another type.
+        for (byte, value) in [(0, 0), (8, 0x11), (9, !ping[9])] {
+            let mut foreign = ping;
+            foreign[byte] = value;
+            let pair = Pair::new(secret(Word::Seal), CLIENT, SERVER);
+            let mut ec = [0; 32];
+            ec[..16].copy_from_slice(&foreign[..16]);
+            let content = Content {
+                number: 0,
+                ec,
+                es: [9; 32],
+            };
+            let nudge = handshake::encode(&SERVER, CHALLENGE, &content, &pair.challenge);
+            both.now += SECOND;
+            both.client.links[0].attempt = None;
+            assert_eq!(dropped(&both.at_client(&nudge)), Some(Discard::Stray));
+        }
+    }
+
+    #[test]
+    fn weak_challenge() {
+        let mut both = Both::new(Word::Seal);
+        let open = both.open();
+        let pair = Pair::new(secret(Word::Seal), CLIENT, SERVER);
+        for point in WEAK {
+            let content = Content {
+                number: 1,
+                ec: open[16..48].try_into().expect("32 bytes"),
+                es: hex::decode(point)
+                    .expect("hex")
+                    .try_into()
+                    .expect("32 bytes"),
+            };
+            let challenge = handshake::encode(&SERVER, CHALLENGE, &content, &pair.challenge);
+            assert_eq!(dropped(&both.at_client(&challenge)), Some(Discard::WeakKey));
+        }
+        both.connect_with(&open);
+    }
+
+    #[test]
+    fn one_key_under_two_words() {
+        let (mut seal, mut sign) = (Both::new(Word::Seal), Both::new(Word::Sign));
+        let (open, other) = (seal.open(), sign.open());
+        assert_eq!(open[..80], other[..80]);
+        let challenge = seal.challenge(&open);
+        assert_eq!(
+            dropped(&sign.at_client(&challenge)),
+            Some(Discard::WrongTag)
+        );
+        let challenge = sign.challenge(&other);
+        assert_eq!(
+            dropped(&seal.at_client(&challenge)),
+            Some(Discard::WrongTag)
+        );
+    }
+
+    #[test]
+    fn a_child_is_wanted() {
+        let mut both = Both::new(Word::Seal);
+        both.connect();
+        both.client.renew();
+        assert_eq!(both.client.deadline(both.now), Some(both.now));
+        both.now += SECOND;
+        both.connect();
+        assert!(matches!(both.due(), Due::Nothing));
+    }
+
+    #[test]
+    fn no_random_numbers() {
+        let mut both = Both::new(Word::Seal);
+        for _ in 0..3 {
+            let due = both.client.on_deadline(both.now, &mut |_| false);
+            assert!(matches!(due, Due::NoRandom));
+            let due = both.client.on_deadline(both.now, &mut |_| panic!("asked"));
+            assert!(matches!(due, Due::Nothing));
+            both.now += SECOND;
+        }
+        both.connect();
+    }
+
+    #[test]
+    fn several_servers() {
+        let other = [0x5f; 8];
+        let mut both = Both::new(Word::Seal);
+        let servers = || {
+            vec![
+                (other, secret_of(Word::Seal, [9; 32])),
+                (SERVER, secret(Word::Seal)),
+            ]
+        };
+        both.client = Client::new(CLIENT, servers(), Some(25 * SECOND));
+        let mut away = Server::new(secret_of(Word::Seal, [9; 32]), CLIENT, other);
+        let (mut first, mut second) = (both.open(), [0; 96]);
+        for _ in 0..3 {
+            both.now += SECOND;
+            second = both.open();
+            assert_eq!(discarded(&both.at_server(&first)), Some(Discard::WrongTag));
+            both.now += SECOND;
+            let again = both.open();
+            assert_eq!(again[16..48], first[16..48]);
+            first = again;
+        }
+        both.connect_with(&second);
+        assert_eq!(both.client.server(), Some(SERVER));
+        assert!(both.client.links.iter().all(|link| link.attempt.is_none()));
+        // A renewal asks the session's only.
+        both.client.renew();
+        for _ in 0..3 {
+            let open = both.open();
+            both.challenge(&open);
+            both.now += SECOND;
+        }
+        // The other's answer comes too late.
+        let answer = away.on_datagram(&mut first, both.now, &mut || true, &mut all(3));
+        let super::super::server::Decision::Answer(answer) = answer else {
+            panic!("no answer")
+        };
+        assert_eq!(
+            dropped(&both.at_client(answer.as_ref())),
+            Some(Discard::Stray)
+        );
+        // After silence each has its turn again.
+        both.now += 55 * SECOND;
+        let mut asked = 0;
+        for _ in 0..4 {
+            let open = both.open();
+            asked += usize::from(discarded(&both.at_server(&open)).is_none());
+            both.now += SECOND;
+        }
+        assert_eq!(asked, 2);
+    }
+
+    #[test]
+    fn other_servers() {
+        let mut both = Both::new(Word::Seal);
+        both.connect();
+        let same = || {
+            vec![
+                ([1; 8], secret_of(Word::Seal, [9; 32])),
+                (SERVER, secret(Word::Seal)),
+            ]
+        };
+        assert!(!both.client.set_servers(same()));
+        let data = down(&mut both);
+        assert!(is_data(&both.at_client(&data)));
+        // Another key.
+        assert!(
+            both.client
+                .set_servers(vec![(SERVER, secret_of(Word::Seal, [9; 32]))])
+        );
+        let data = down(&mut both);
+        assert_eq!(dropped(&both.at_client(&data)), Some(Discard::NoSession));
+        both.server = Server::new(secret_of(Word::Seal, [9; 32]), CLIENT, SERVER);
+        both.now += SECOND;
+        both.connect();
+        // None.
+        assert!(both.client.set_servers(Vec::new()));
+        assert_eq!(both.client.deadline(both.now), None);
+        assert!(matches!(both.due(), Due::Nothing));
+        assert!(both.client.word().is_none());
+    }
+}

@@ -380,10 +380,9 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cipher::WEAK;
     use super::super::session::PING;
     use super::super::testing::{
-        Both, CLIENT, SERVER, WORDS, all, discarded, packet, secret, secret_of, slot,
+        Both, CLIENT, SERVER, WEAK, WORDS, all, discarded, packet, secret, secret_of, slot,
     };
     use super::*;
 

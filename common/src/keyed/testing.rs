@@ -114,9 +114,9 @@ impl Both {
             .on_datagram(&mut datagram.to_vec(), self.now, random)
     }
 
-    /// The CHAL that this OPEN leads to.
-    pub(super) fn challenge(&mut self, open: &Handshake) -> Handshake {
-        match self.at_server(open) {
+    /// The CHAL that this leads to.
+    pub(super) fn challenge(&mut self, datagram: &[u8]) -> Handshake {
+        match self.at_server(datagram) {
             server::Decision::Answer(Answer::Challenge(bytes)) => bytes,
             _ => panic!("no CHAL"),
         }
@@ -148,7 +148,12 @@ impl Both {
     /// A new session.
     pub(super) fn connect(&mut self) -> Box<Up> {
         let open = self.open();
-        let challenge = self.challenge(&open);
+        self.connect_with(&open)
+    }
+
+    /// The session that this OPEN leads to.
+    pub(super) fn connect_with(&mut self, open: &Handshake) -> Box<Up> {
+        let challenge = self.challenge(open);
         let open = self.accept(&challenge);
         let data = self.opened(&open);
         self.up(&data)
@@ -170,3 +175,14 @@ pub(super) fn dropped(decision: &client::Decision) -> Option<Discard> {
         _ => None,
     }
 }
+
+/// The points of small order, and what is equal to them modulo 2^255 - 19.
+pub(super) const WEAK: [&str; 7] = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+];
