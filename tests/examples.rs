@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use support::host::Host;
 use support::lab::{Lab, addresses, cable};
+use support::proc;
 use support::traffic::{tcp_both_ways, wait_ping};
 use support::tree::example;
 use support::tunnel::{Client, Server};
@@ -85,9 +86,7 @@ impl Sites {
     fn assert_default_route(&self, mark: &str) {
         let client = self.lab.client();
         wait_until(PATIENCE, "the default route", || {
-            client
-                .sh(&format!("ip route get {ELSEWHERE}"))
-                .contains("dev tun")
+            client.try_sh(&format!("ip route get {ELSEWHERE} | grep -q 'dev tun'"))
         });
         self.wait_ping(&self.workshop, ELSEWHERE);
         let outer = client.sh(&format!("ip route get 198.51.100.1 {mark}"));
@@ -133,6 +132,10 @@ fn a_default_route_by_a_mark() {
     let programs = ["stay-and-clean", "client-policy-route"];
     let mut sites = Sites::up(&["-M", "5886"], &programs);
     sites.assert_default_route("mark 5886");
+    // systemd-networkd leaves these alone.
+    let rules = sites.lab.client().sh("ip -d rule; ip -d -6 rule");
+    let own = rules.lines().filter(|line| line.starts_with("588"));
+    assert_eq!(own.filter(|line| line.contains("proto kernel")).count(), 8);
     // Another way to the server changes nothing.
     let client = sites.lab.client();
     addresses(client, "eth0", &["192.168.1.3/24"]);
@@ -214,6 +217,106 @@ fn a_default_route_that_fails_leaves_the_old_way() {
 
 #[test]
 #[ignore = "needs root"]
+fn an_old_host_route_does_not_say_which_way_is_right() {
+    let lab = Lab::behind_nat(1);
+    let host = lab.client();
+    let prog = [example("client-default-route")];
+    let mut client = Client::new(host, 1).start_with(&prog);
+    let way = || host.sh("ip route get 198.51.100.1");
+    wait_until(PATIENCE, "a host route", || {
+        host.sh("ip route").contains("metric 5886")
+    });
+    client.process().kill();
+    // What it has left holds, and another gateway is the right one now.
+    addresses(host, "eth0", &["192.168.1.3/24"]);
+    host.ip("route replace default via 192.168.1.77");
+    assert!(way().contains("via 192.168.1.1 "), "{}", way());
+    client.restart();
+    wait_until(PATIENCE, "the new way", || {
+        host.sh("ip route")
+            .contains("198.51.100.1 via 192.168.1.77 ")
+    });
+    // A route of somebody else's is not this one's to take away.
+    client.process().kill();
+    host.ip("route del 198.51.100.1 metric 5886");
+    host.ip("route add 198.51.100.1 via 192.168.1.88");
+    let prog = ["stay-and-clean", "client-default-route"].map(example);
+    let mut client = Client::new(host, 1).start_with(&prog);
+    wait_until(PATIENCE, "the halves", || {
+        host.sh("ip route").contains("128.0.0.0/1 dev tun")
+    });
+    client.process().stop();
+    assert!(way().contains("via 192.168.1.88 "), "{}", way());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_killed_program_leaves_is_removed() {
+    let programs = ["stay-and-clean", "client-policy-route"];
+    let mut sites = Sites::up(&["-M", "5886"], &programs);
+    sites.assert_default_route("mark 5886");
+    let host = sites.lab.client().clone();
+    let staying = || {
+        let pids = host.pids().into_iter();
+        pids.filter(|pid| proc::name(*pid) == "stay-and-clean")
+            .collect::<Vec<_>>()
+    };
+    sites.client.process().kill();
+    // The next one may be here before the former one's PROG has noticed.
+    let former = staying();
+    assert!(!former.is_empty());
+    sites.client.restart();
+    sites.assert_default_route("mark 5886");
+    wait_until(PATIENCE, "the end of the former PROG", || {
+        staying().iter().all(|pid| !former.contains(pid))
+    });
+    sites.assert_default_route("mark 5886");
+    sites.client.process().kill();
+    wait_until(PATIENCE, "a clean host", || state(&host) == sites.before);
+    assert_eq!(staying(), []);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_tunnel_of_another_name_is_cleaned_by_its_number() {
+    let lab = Lab::behind_nat(1);
+    let host = lab.client();
+    let renames = format!(
+        "{}\nip link set \"$TUN_DEV_NAME\" down name jt-first && ip link set jt-first up",
+        example("clamp-mss").display()
+    );
+    let prog = [example("stay-and-clean"), host.script("renames", &renames)];
+    let mut client = Client::new(host, 1).start_with(&prog);
+    host.wait_tuns(1);
+    wait_until(PATIENCE, "another name", || host.tuns() == ["jt-first"]);
+    // Somebody else has the old name, and is called like an old table.
+    host.ip("tuntap add tun0 mode tun");
+    host.ip("link set tun0 up");
+    host.nft("table inet jtunnel_tun0 {}");
+    client.process().stop();
+    assert_eq!(host.tuns(), ["tun0"]);
+    assert!(host.ip("link show tun0").contains(",UP"));
+    assert_eq!(host.sh("nft list tables").trim(), "table inet jtunnel_tun0");
+    // A table whose device is gone goes when the next tunnel makes its own.
+    let prog = [example("clamp-mss")];
+    for _ in 0..2 {
+        client = Client::new(host, 1).start_with(&prog);
+        let number = || {
+            let line = host.ip("-o link show dev tun1");
+            line.split(':').next().unwrap().to_owned()
+        };
+        host.wait_tuns(2);
+        let expected = format!("table inet jtunnel_tun0\ntable inet jtunnel_{}\n", number());
+        wait_until(PATIENCE, "one table", || {
+            host.sh("nft list tables") == expected
+        });
+        client.process().kill();
+        host.wait_tuns(1);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn tcp_is_kept_to_segments_that_fit() {
     let sites = Sites::up(&[], &["stay-and-clean", "client-default-route"]);
     // Nobody hears that a packet was too big.
@@ -223,7 +326,7 @@ fn tcp_is_kept_to_segments_that_fit() {
         .filter("deaf", "output", "meta l4proto icmp drop");
     let address = ip("10.10.0.2");
     wait_until(PATIENCE, "the clamp", || {
-        let clamp = "nft list table inet jtunnel_tun0 | grep -c maxseg";
+        let clamp = "nft list ruleset | grep -c maxseg";
         sites.lab.client().try_sh(clamp)
     });
     let listener = sites

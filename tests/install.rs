@@ -323,11 +323,14 @@ const RC_COMMON: &str = r#"
 for name in open_instance set_param close_instance add_reload_interface_trigger send_signal; do
     eval "procd_$name() { echo $name \"\$@\" >>/tmp/procd; }"
 done
+# OpenWrt has one of its own, too.
+logread() { [ "$1" = -e ] && grep "$2" /var/log/messages; }
 . "$1"
 [ "$USE_PROCD" = 1 ] || exit
 case $2 in
 start) start_service && service_triggers ;;
 reload) reload_service ;;
+status) status_service ;;
 esac
 "#;
 
@@ -353,11 +356,18 @@ fn the_service_of_procd() {
     // Then what procd would do.
     let command = command.strip_prefix("set_param command ").unwrap();
     let words: Vec<&str> = command.split(' ').collect();
+    let status = ["/etc/init.d/jtunnel", "status"];
+    assert_eq!(client.output(&status).status.code(), Some(3));
     let mut process = Process::spawn(&client.host, client.command(&words));
     sites.wait_ping();
+    let said = client.sh(&status.join(" "));
+    let (device, sent) = said.split_once('\n').unwrap();
+    assert!(device.contains("status: device tun0"), "{said}");
+    assert!(sent.contains("status: sent "), "{said}");
     process.signal(Signal::SIGHUP);
     client.wait_log("authorised servers: 1");
     process.stop();
+    assert_eq!(client.sh("ls /run"), "syslogd.pid");
     assert_eq!(client.host.tuns(), Vec::<String>::new());
     server.end("/run/jtunneld.pid");
 }
