@@ -863,7 +863,7 @@ mod tests {
         both.now += SECOND;
         both.connect();
         // None.
-        assert!(both.client.set_servers(Vec::new()));
+        assert!(both.client.set_servers(Vec::<(Id, Secret)>::new()));
         assert_eq!(both.client.deadline(both.now), None);
         assert!(matches!(both.due(), Due::Nothing));
         assert!(both.client.word().is_none());

@@ -254,7 +254,7 @@ impl Client {
             }
             Decision::Drop(reason) => {
                 self.received.count.dropped += 1;
-                link.discard(reason, id, &self.datagrams.from, now);
+                link.discard(reason, id, self.datagrams.from, now);
                 return None;
             }
         };

@@ -36,13 +36,13 @@ impl Server {
             Decision::Data { packet, moves } => (moves, None, Some(packet)),
             Decision::Ping { answer, moves } => (moves, Some(answer), None),
             Decision::Opened(answer) => {
-                link.opened(&self.datagrams.from, now);
+                link.opened(self.datagrams.from, now);
                 (true, Some(answer), None)
             }
             Decision::Answer(answer) => return self.answer(answer.as_ref(), now),
             Decision::Drop(reason) => {
                 client.received.count.dropped += 1;
-                return link.discard(reason, &self.datagrams.from, now);
+                return link.discard(reason, self.datagrams.from, now);
             }
         };
         client.heard = now;
@@ -76,7 +76,7 @@ impl Server {
                 .on_datagram(datagram, now, &mut || may_open, &mut sys::try_random);
         match decision {
             Decision::Opened(answer) => {
-                link.opened(&self.datagrams.from, now);
+                link.opened(self.datagrams.from, now);
                 if self.make_client(id, Some(link), now).is_some() {
                     self.answer(answer.as_ref(), now);
                     self.erase_later(now);
@@ -86,7 +86,7 @@ impl Server {
             Decision::Answer(answer) => self.answer(answer.as_ref(), now),
             Decision::Drop(reason) => {
                 self.discards.unknown += 1;
-                link.discard(reason, &self.datagrams.from, now);
+                link.discard(reason, self.datagrams.from, now);
             }
             // There is no session without a device.
             Decision::Data { .. } | Decision::Ping { .. } => {}
