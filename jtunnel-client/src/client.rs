@@ -67,6 +67,8 @@ pub(crate) struct Client {
     tun_mode: Mode,
     /// `None` after the device was deleted, until there is a new one.
     tun: Option<Tun>,
+    /// The one before, while PROG cleans up.
+    closing: Option<Tun>,
     rebuild: Option<Instant>,
     rebuilds: Restart,
     authorized: Authorized,
@@ -188,6 +190,7 @@ impl Program for Client {
             socket,
             tun_mode,
             tun: Some(tun),
+            closing: None,
             rebuild: None,
             rebuilds: Restart::default(),
             authorized,

@@ -141,18 +141,23 @@ impl fmt::Display for Link {
 pub(crate) struct Waiting(Vec<(PeerId, Box<Link>)>);
 
 impl Waiting {
-    /// Takes a client's link out, to be put back or kept with the device.
+    /// A client's link, made if there is none.
+    pub(crate) fn get_or_insert_with(
+        &mut self,
+        id: PeerId,
+        make: impl FnOnce() -> Link,
+    ) -> &mut Link {
+        let place = self.place(id).unwrap_or_else(|place| {
+            self.0.insert(place, (id, Box::new(make())));
+            place
+        });
+        &mut self.0[place].1
+    }
+
+    /// Takes a client's link out: it has a device from now on.
     pub(crate) fn take(&mut self, id: PeerId) -> Option<Box<Link>> {
         let place = self.place(id).ok()?;
         Some(self.0.remove(place).1)
-    }
-
-    /// Keeps a client's link.
-    pub(crate) fn put(&mut self, id: PeerId, link: Box<Link>) {
-        match self.place(id) {
-            Ok(place) => self.0[place].1 = link,
-            Err(place) => self.0.insert(place, (id, link)),
-        }
     }
 
     /// Keeps those for which this holds.

@@ -231,10 +231,11 @@ impl Program for Server {
         self.authorized.reload(Instant::now());
         let address = self.socket.local_address();
         log::info(format_args!(
-            "started: identifier {}, listening on {}, {} authorised clients",
+            "started: identifier {}, listening on {}, {} authorised clients{}",
             self.id,
             address.map_or_else(|e| reason(&e), |a| a.to_string()),
-            self.authorized.count()
+            self.authorized.count(),
+            self.authorized.protections()
         ));
         let mut deadline = None;
         loop {

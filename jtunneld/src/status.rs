@@ -23,7 +23,8 @@ pub(crate) struct Discards {
     pub(crate) unknown: u64,
     pub(crate) port_zero: u64,
     pub(crate) truncated: u64,
-    /// Of keyed links, from a client without a key.
+    /// Of keyed links, but from a client without a key, or no part of a handshake from one without a
+    /// device.
     pub(crate) keyed: u64,
     /// An authorised client's, but there was no device to be had.
     pub(crate) no_device: u64,

@@ -1,7 +1,7 @@
 //! Which identifiers a directory authorises. A peer is authorised while a file of its name
 //! exists; the names are kept in memory.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::fs::{self, File, OpenOptions};
 use std::hint::black_box;
 use std::io::{self, Read};
@@ -127,6 +127,27 @@ impl Authorized {
     pub fn grants(&self) -> impl Iterator<Item = (PeerId, Grant)> {
         let ids = self.ids.iter();
         ids.filter_map(|&id| Some((id, self.grant(id)?)))
+    }
+
+    /// How many are protected in which way, as in `: 3 seal, 1 sign, 2 PLAIN`; nothing if nobody is
+    /// authorised.
+    pub fn protections(&self) -> String {
+        let count = |word| {
+            let keyed = self.keyed.iter().filter(|peer| peer.secret.is_some());
+            keyed.filter(|peer| peer.word == word).count()
+        };
+        let (seal, sign) = (count(Word::Seal), count(Word::Sign));
+        let plain = self.count().saturating_sub(seal + sign);
+        let parts = [("seal", seal), ("sign", sign), ("PLAIN", plain)];
+        let mut text = String::new();
+        for (name, count) in parts.into_iter().filter(|(_, count)| *count > 0) {
+            let _ = write!(
+                text,
+                "{} {count} {name}",
+                if text.is_empty() { ":" } else { "," }
+            );
+        }
+        text
     }
 
     /// Looks for new names, but once in a second. True if there are any.

@@ -17,21 +17,34 @@ const CLEAN_UP: Duration = Duration::from_secs(5);
 const START_RETRY: Duration = Duration::from_secs(1);
 
 impl Client {
-    /// The device goes, and another comes: PROG sees how the link is protected now.
+    /// The device goes and another one comes, so that PROG sees how the link is protected now.
     pub(super) fn close_device(&mut self, now: Instant) {
-        self.prog_start = None;
-        self.device_gone(now);
+        let Some(tun) = self.tun.take() else {
+            return;
+        };
+        let (name, protection) = (tun.name(), self.protection());
+        log::info(format_args!(
+            "device {name} is closed: from now on {protection}"
+        ));
+        // It stays while PROG cleans up.
+        self.closing = Some(tun);
+        self.expect_device(now);
     }
 
     /// The device was deleted. PROG may clean up before there is a new one, which is likely to
     /// have the same name.
     pub(super) fn device_gone(&mut self, now: Instant) {
-        self.stop_sender();
-        self.timeout.reset();
         let Some(tun) = self.tun.take() else {
             return;
         };
         log::warning(format_args!("device {} is gone", tun.name()));
+        self.expect_device(now);
+    }
+
+    fn expect_device(&mut self, now: Instant) {
+        self.stop_sender();
+        self.timeout.reset();
+        self.prog_start = None;
         let mut due = self.rebuilds.next(now);
         if let Some(pid) = self.prog {
             hook::terminate(pid);
@@ -41,6 +54,7 @@ impl Client {
     }
 
     pub(super) fn rebuild_tun(&mut self, now: Instant) {
+        self.closing = None;
         match Tun::open(self.tun_mode) {
             Ok(tun) => {
                 log::info(format_args!("device {} opened", tun.name()));

@@ -100,6 +100,9 @@ impl Client {
         let is_stronger = strongest > self.word;
         self.word = self.word.max(strongest);
         if self.word.is_none() && !self.config.common.keyed_only {
+            for (id, _) in self.authorized.grants() {
+                log::info(format_args!("server {id}: PLAIN"));
+            }
             return;
         }
         let is_enough = |secret: &Secret| Some(secret.word()) == self.word;
@@ -140,7 +143,7 @@ impl Client {
     pub(super) fn is_mute(&self) -> bool {
         match &self.link {
             Some(link) => link.keyed.word().is_none(),
-            None => self.authorized.refuses_all(),
+            None => !self.config.accept_any && self.authorized.refuses_all(),
         }
     }
 

@@ -48,8 +48,9 @@ impl Server {
         self.waiting
             .retain(|id, link| is_current(self.authorized.grant(id), link));
         log::info(format_args!(
-            "authorised clients: {}",
-            self.authorized.count()
+            "authorised clients: {}{}",
+            self.authorized.count(),
+            self.authorized.protections()
         ));
     }
 

@@ -67,8 +67,9 @@ impl Server {
         now: Instant,
     ) {
         let own = self.id;
-        let waiting = self.waiting.take(id);
-        let mut link = waiting.unwrap_or_else(|| Box::new(Link::new(secret, id, own, now)));
+        let link = self
+            .waiting
+            .get_or_insert_with(id, || Link::new(secret, id, own, now));
         let may_open = now >= self.next_tun && !self.losses.hold_back(id, now);
         let datagram = &mut self.datagrams.data[at];
         let decision =
@@ -77,21 +78,20 @@ impl Server {
         match decision {
             Decision::Opened(answer) => {
                 link.opened(self.datagrams.from, now);
-                if self.make_client(id, Some(link), now).is_some() {
+                let link = self.waiting.take(id);
+                if self.make_client(id, link, now).is_some() {
                     self.answer(answer.as_ref(), now);
                     self.erase_later(now);
                 }
-                return;
             }
             Decision::Answer(answer) => self.answer(answer.as_ref(), now),
             Decision::Drop(reason) => {
-                self.discards.unknown += 1;
+                self.discards.keyed += 1;
                 link.discard(reason, self.datagrams.from, now);
             }
             // There is no session without a device.
             Decision::Data { .. } | Decision::Ping { .. } => {}
         }
-        self.waiting.put(id, link);
     }
 
     /// A client without a key sent what only keyed ones send.
