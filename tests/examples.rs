@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use nix::sys::socket::{getsockopt, sockopt::TcpMaxSeg};
 use support::host::Host;
 use support::lab::{Lab, addresses, cable};
+use support::manual::block;
 use support::proc;
 use support::traffic::{tcp_both_ways, wait_ping};
 use support::tree::example;
@@ -57,7 +58,11 @@ impl Sites {
         let server = Server::new(&lab.server, []);
         server.config.authorise(WORKSHOP);
         let server = server.with(|launch| launch.under(command));
-        let server = server.start_with(&[example("server-up")]);
+        // The rules of the manual that PROG may make as well.
+        let rules = block("jtunnel.7", "Let only the right source addresses in");
+        let up = example("server-up");
+        let script = format!("set -e\n{}\n{rules}", up.display());
+        let server = server.start_with(&[lab.server.script("server-up", &script)]);
         let client = Client::new(lab.client(), 1);
         let before = state(lab.client());
         let prog: Vec<PathBuf> = prog.iter().map(|name| example(name)).collect();
@@ -329,14 +334,84 @@ fn tcp_is_kept_to_segments_that_fit() {
         let clamp = "nft list ruleset | grep -c maxseg";
         sites.lab.client().try_sh(clamp)
     });
+    assert_clamped(&sites);
+    tcp_both_ways(&sites.workshop, &sites.office, address, 2).join();
+    // Rules that are loaded anew, as Debian does it, are not the end of it with the manual's lines.
+    let client = sites.lab.client();
+    client.nft("flush ruleset");
+    assert_eq!(segments(&sites), [1448; 2]);
+    let lines = block("jtunnel-client.8", "put this into that file instead");
+    client.nft(&format!("flush ruleset\n{lines}"));
+    assert_clamped(&sites);
+}
+
+/// The largest segments of a connection between the sites, by either end.
+fn segments(sites: &Sites) -> [u32; 2] {
+    let address = ip("10.10.0.2");
     let listener = sites
         .office
         .run(move || TcpListener::bind((address, 0)).unwrap());
     let to = listener.local_addr().unwrap();
     let near = sites.workshop.run(move || TcpStream::connect(to).unwrap());
     let far = listener.accept().unwrap().0;
+    [near, far].map(|end| getsockopt(&end, TcpMaxSeg).unwrap())
+}
+
+#[track_caller]
+fn assert_clamped(sites: &Sites) {
     // 1420 less 20 for IP, 20 for TCP, and 12 for time stamps.
-    let sizes = [near, far].map(|end| getsockopt(&end, TcpMaxSeg).unwrap());
-    assert_eq!(sizes, [1368; 2]);
-    tcp_both_ways(&sites.workshop, &sites.office, address, 2).join();
+    assert_eq!(segments(sites), [1368; 2]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_rules_for_a_firewall_of_debian() {
+    let sites = Sites::up(&[], &["client-up"]);
+    let (server, client) = (&sites.lab.server, sites.lab.client());
+    let passes = |from: &Host, to: &str| from.try_sh(&format!("ping -c 1 -W 1 {to}"));
+    for host in [server, client] {
+        // Debian's, with a policy.
+        host.nft(
+            "table inet filter {
+                chain input { type filter hook input priority filter; }
+                chain forward { type filter hook forward priority filter; policy drop; }
+                chain output { type filter hook output priority filter; }
+            }",
+        );
+    }
+    server.nft("add chain inet filter input { policy drop; }");
+    assert!(!passes(&sites.workshop, "10.10.0.2"));
+    assert!(!passes(client, "10.99.0.1"));
+    server.sh(&block("jtunnel.7", "the second one for the ping below"));
+    assert!(passes(client, "10.99.0.1"));
+    assert!(!passes(&sites.workshop, "10.10.0.2"));
+    for host in [server, client] {
+        host.sh(&block("jtunnel.7", "where its chain"));
+    }
+    assert!(passes(&sites.workshop, "10.10.0.2"));
+    assert!(passes(&sites.office, "10.11.0.2"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn only_the_right_source_addresses_come_in() {
+    let sites = Sites::up(&[], &["client-up"]);
+    let (server, client) = (&sites.lab.server, sites.lab.client());
+    addresses(client, "lo", &["10.77.0.1/32", "fd00:77::1/128"]);
+    let seen = |from: &str| {
+        server.filter(
+            "seen",
+            "input",
+            "ip saddr 10.77.0.1 counter\nip6 saddr fd00:77::1 counter",
+        );
+        client.try_sh(&format!("ping -c 1 -W 1 -I {from} 10.99.0.1"));
+        client.try_sh("ping -c 1 -W 1 -I fd00:77::1 fd00:99::1");
+        let counters = server.sh("nft list table inet seen");
+        counters.matches("packets 1 ").count()
+    };
+    let from = "10.77.0.1";
+    assert_eq!(seen(from), 0);
+    wait_ping(client, ip("fd00:99::1"));
+    server.nft("delete table inet jtunnel_from_tun0");
+    assert_eq!(seen(from), 2);
 }

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use support::host::Host;
 use support::lab::{Lab, addresses};
+use support::manual::block;
 use support::process::Process;
 use support::tree::root;
 use support::wait::{PATIENCE, wait_until};
@@ -248,8 +249,27 @@ fn from_rc_local_in_a_root_of_busybox() {
     let log = server.read("/var/log/messages");
     let line = log.lines().find(|line| line.contains("listening on"));
     assert!(line.unwrap().contains(" daemon.info jtunneld["), "{log}");
+    // Taking the client out, but for the editor.
+    let own = client.read("/etc/jtunnel/id");
+    let script = block("jtunnel.7", "To take a client out again").replace(WORKSHOP, own.trim());
+    let (commands, editor) = script.rsplit_once('\n').unwrap();
+    assert_eq!(editor, "vi /etc/jtunnel/server-up");
+    server.sh(commands);
+    server.wait_log(" forgotten, tun0 closed");
     client.end("/run/jtunnel-client.pid");
-    server.end("/run/jtunneld.pid");
+    // Stopping ends when the server has, and when there is none.
+    let pid_file = server.path.join("run/jtunneld.pid");
+    let number = fs::read(&pid_file).unwrap();
+    let stop = block("jtunnel.7", "Stopping, upgrading, removing");
+    server.sh(&stop);
+    assert!(!pid_file.exists());
+    fs::write(&pid_file, number).unwrap();
+    let output = server.output(&["/bin/sh", "-c", &stop]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("No such process"),
+        "{said}"
+    );
     for root in [server, client] {
         root.make("uninstall");
         let left = root

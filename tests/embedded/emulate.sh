@@ -12,7 +12,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 marked='a_default_route_by_a_mark a_mark_keeps_the_tunnel_out_of_the_tunnel
     a_tunnel_without_ipv6_is_set_up_for_ipv4
     other_packets_for_the_peers_address_pass outer_packets_carry_the_mark the_ip_of_busybox_will_do
-    the_ends_of_the_ranges_are_good'
+    the_ends_of_the_ranges_are_good what_a_killed_program_leaves_is_removed'
 # strace shows the calls of qemu, among which it cannot find the program's own.
 traced='a_name_of_the_other_family_is_asked_for_now_and_then a_resolver_that_can_not_start_has_a_line
     a_wait_that_fails_has_a_line_and_is_tried_again before_linux_5_9_they_end_here_too

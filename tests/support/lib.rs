@@ -6,6 +6,7 @@
 //! lab (server, router, clients)  ->  host  ->  namespace, stale
 //! independent (client, server)   ->  config, process, tree
 //! tunnel (Server, Client)        ->  launch, clock, config, process  ->  programs, lines, wait, tree
+//! manual -> tree
 //! peer, crowd, sniffer, syslog, terminal, name_server, relay, middle, traffic, heartbeat, flood  ->  host, wait
 //! ```
 //!
@@ -28,6 +29,7 @@ pub mod independent;
 pub mod lab;
 pub mod launch;
 pub mod lines;
+pub mod manual;
 pub mod middle;
 pub mod name_server;
 mod namespace;
