@@ -275,6 +275,85 @@ fn the_examples_are_named_and_sound() {
     }
 }
 
+/// A page as its readers see it, with all white space alike.
+fn rendered(page: &str) -> String {
+    let file = root().join("man").join(page);
+    let mut mandoc = Command::new("mandoc");
+    let output = mandoc.args(["-T", "ascii"]).arg(file).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    // A letter in bold or with a line below is struck twice.
+    let mut plain: Vec<char> = Vec::new();
+    for letter in text.chars() {
+        if letter == '\u{8}' {
+            plain.pop();
+        } else {
+            plain.push(letter);
+        }
+    }
+    let plain: String = plain.into_iter().collect();
+    plain.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What no other test runs: warnings, and what is for hosts that there are none of here.
+#[test]
+#[ignore = "needs root"]
+fn what_an_administrator_has_to_know_is_said() {
+    for (page, all) in [
+        (
+            "jtunnel.7",
+            &[
+                "option dest_port 5886",
+                "give each role of a host, and each server that is not your own, a -d of its own",
+                "turns all that goes to this client to that address",
+                "Fragments of outer packets can be spoiled by anyone",
+                "On hosts with other users give one below 1024 with -p",
+                "systemctl reload jtunneld",
+            ][..],
+        ),
+        (
+            "jtunneld.8",
+            &[
+                "journalctl -t jtunneld",
+                "the report shows its present name",
+                "ethtool -K br0 tso off",
+                "rx-gro-list",
+                "inherit TUN_CLIENT_ID",
+                "give one below 1024 with -p",
+                "flush ruleset",
+            ],
+        ),
+        (
+            "jtunnel-client.8",
+            &[
+                "journalctl -t jtunnel-client",
+                "ManageForeignRoutingPolicyRules=no",
+                "has but the 16 bits of this host's port to guess",
+                "needs one of its own, since it reads it in each packet",
+            ],
+        ),
+    ] {
+        let text = rendered(page);
+        for words in all {
+            assert!(text.contains(words), "{page} does not say {words:?}");
+        }
+    }
+    for (file, words) in [
+        ("README.md", "turns that client's stream to a third party"),
+        ("man/examples/clamp-mss", "flush ruleset"),
+    ] {
+        let text = read(file);
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(words), "{file} does not say {words:?}");
+    }
+    // What was promised and does not hold.
+    for file in ["README.md", "man/jtunnel.7"] {
+        assert!(
+            !read(file).contains("never with more than it was"),
+            "{file}"
+        );
+    }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn the_oldest_compiler_is_named_where_one_builds() {
