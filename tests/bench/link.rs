@@ -30,6 +30,10 @@ pub(crate) enum Kind {
     Offload,
     /// jtunnel with -O.
     Plain,
+    /// jtunnel, signed.
+    Sign,
+    /// jtunnel, sealed.
+    Seal,
     /// OpenVPN with a static key, without encryption.
     OpenVpnNone,
     /// OpenVPN with a static key and AES-256-CBC.
@@ -47,11 +51,13 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Veth,
         Self::Vxlan,
         Self::Offload,
         Self::Plain,
+        Self::Sign,
+        Self::Seal,
         Self::OpenVpnNone,
         Self::OpenVpnAes,
         Self::Fastd,
@@ -67,6 +73,8 @@ impl Kind {
             Self::Vxlan => "in-kernel VXLAN",
             Self::Offload => "jtunnel",
             Self::Plain => "jtunnel -O",
+            Self::Sign => "jtunnel sign",
+            Self::Seal => "jtunnel seal",
             Self::OpenVpnNone => "openvpn, no crypto",
             Self::OpenVpnAes => "openvpn, AES-256",
             Self::Fastd => "fastd, null",
@@ -82,9 +90,15 @@ impl Kind {
         self.program().is_some()
     }
 
+    /// Whether it is one of those that encrypts.
+    pub(crate) fn is_encrypting_rival(self) -> bool {
+        matches!(self, Self::OpenVpnAes | Self::WireGuard)
+    }
+
     fn program(self) -> Option<&'static str> {
         match self {
-            Self::Veth | Self::Vxlan | Self::Offload | Self::Plain => None,
+            Self::Veth | Self::Vxlan => None,
+            Self::Offload | Self::Plain | Self::Sign | Self::Seal => None,
             Self::OpenVpnNone | Self::OpenVpnAes => Some("openvpn"),
             Self::Fastd => Some("fastd"),
             Self::Tinc => Some("tincd"),
@@ -118,8 +132,10 @@ impl Link {
         let link = match kind {
             Kind::Veth => Self::between(&lab, [SERVER4, CLIENT4], Vec::new()),
             Kind::Vxlan => vxlan(&lab),
-            Kind::Offload => ours(&lab, &[]),
-            Kind::Plain => ours(&lab, &["-O"]),
+            Kind::Offload => ours(&lab, &[], None),
+            Kind::Plain => ours(&lab, &["-O"], None),
+            Kind::Sign => ours(&lab, &[], Some("sign")),
+            Kind::Seal => ours(&lab, &[], Some("seal")),
             Kind::OpenVpnNone => openvpn(&lab, &["--cipher", "none", "--auth", "none"]),
             Kind::OpenVpnAes => openvpn(&lab, &["--cipher", "AES-256-CBC"]),
             Kind::Fastd => fastd(&lab),
@@ -178,12 +194,16 @@ fn path(host: &Host, name: &str) -> String {
     host.path(name).to_string_lossy().into_owned()
 }
 
-/// Both programs in the background, as /etc/rc.local starts them.
-fn ours(lab: &Lab, options: &[&str]) -> Link {
-    let server = Server::new(&lab.server, [1]).options(options);
+/// Both programs in the background, as /etc/rc.local starts them, plain or protected by a word.
+fn ours(lab: &Lab, options: &[&str], word: Option<&str>) -> Link {
+    let mut server = Server::new(&lab.server, [1]).options(options);
+    let mut client = Client::new(lab.client(), 1).options(options);
+    if let Some(word) = word {
+        server = server.keyed(word, [1]);
+        client = client.keyed(word);
+    }
     let prog = server_prog(&lab.server, "server-up", "");
     let jtunneld = server.launch().clone().operands([prog]).background("pid");
-    let client = Client::new(lab.client(), 1).options(options);
     let prog = client_prog(lab.client(), "client-up", 1, "");
     let launch = client.launch().clone().operands([SERVER4, "5886"]);
     let parent = launch.operands([prog]).background("pid");

@@ -235,12 +235,20 @@ fn ratios(
             .unwrap_or([f64::NAN; COLUMNS.len()])
     };
     let (ours, plain, vxlan) = (row(Kind::Offload), row(Kind::Plain), row(Kind::Vxlan));
+    let (sign, seal) = (row(Kind::Sign), row(Kind::Seal));
     let stream = |row: &Row| (row[TCP_UP] + row[TCP_DOWN]) / 2.0;
     let rival = rows
         .iter()
         .filter(|&(&n, _)| Kind::ALL[n].is_rival())
         .map(|(_, row)| stream(row))
         .fold(f64::NAN, f64::max);
+    // The fastest other one that encrypts.
+    let encrypting = rows
+        .iter()
+        .filter(|&(&n, _)| Kind::ALL[n].is_encrypting_rival())
+        .map(|(_, row)| *row)
+        .max_by(|a, b| stream(a).total_cmp(&stream(b)))
+        .unwrap_or([f64::NAN; COLUMNS.len()]);
     vec![
         (
             "TCP stream, against in-kernel VXLAN",
@@ -298,5 +306,41 @@ fn ratios(
             "0.49",
         ),
         ("8 clients together, against one alone", crowd, "0.9", ""),
+        (
+            "sign: TCP stream, against plain",
+            stream(&sign) / stream(&ours),
+            "0.4",
+            "0.5",
+        ),
+        (
+            "seal: TCP stream, against plain",
+            stream(&seal) / stream(&ours),
+            "0.18",
+            "0.3",
+        ),
+        (
+            "seal: TCP stream, against the fastest other user-space tunnel that encrypts",
+            stream(&seal) / stream(&encrypting),
+            "0.7",
+            "1.2",
+        ),
+        (
+            "sign: 64-byte UDP, against plain",
+            sign[UDP_64] / ours[UDP_64],
+            "0.6",
+            "0.85",
+        ),
+        (
+            "seal: 64-byte UDP, against plain",
+            seal[UDP_64] / ours[UDP_64],
+            "0.5",
+            "0.75",
+        ),
+        (
+            "seal: CPU s/GB of the daemons, against that other tunnel",
+            seal[OWN_CPU] / encrypting[OWN_CPU],
+            "at most 1",
+            "0.6",
+        ),
     ]
 }

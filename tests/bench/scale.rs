@@ -1,17 +1,19 @@
 //! What a thousand and four thousand clients cost one server, and what a flood does to it.
 
 use std::fmt::Write;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddrV4, UdpSocket};
 use std::time::{Duration, Instant};
 
 use support::config::client_id;
 use support::crowd::Crowd;
 use support::flood::Flood;
 use support::heartbeat::Heartbeat;
+use support::keyed_crowd::KeyedCrowd;
 use support::lab::{Lab, SERVER4, server_address};
 use support::peer::{datagram, keepalive};
 use support::proc;
 use support::tunnel::{Client, Server};
+use support::wait::PATIENCE;
 
 use crate::measure::{self, End};
 
@@ -19,6 +21,8 @@ const PORT: u16 = 5886;
 /// The clients that carry traffic, and all.
 const BUSY: u16 = 10;
 const ALL: u16 = 4000;
+/// Those whose links are sealed.
+const KEYED: u16 = 1000;
 
 /// What was measured, in tables, and what of it is worse than required.
 #[derive(Default)]
@@ -79,6 +83,14 @@ pub(crate) fn run(time: Duration) -> Report {
         let what = format!("end of a server with {count} clients, seconds");
         report.figure(&what, ended, Anything, "");
     }
+    let (answered, all) = keyed_come_back();
+    let after = format!("{KEYED} sealed clients back, seconds until");
+    let what = format!("{after} all have a session");
+    report.figure(&what, answered, AtMost(10.0), "3");
+    let what = format!("{after} every PROG is done");
+    report.figure(&what, all, AtMost(10.0), "3");
+    let what = "sealed traffic of the client alone, server killed, seconds until it passes again";
+    report.figure(what, after_kill(), AtMost(1.0), "0.2");
     let (cost, memory, ratio) = idle_crowd(time);
     let what = "server CPU with 4000 clients that keep alive every 25 s, % of a core";
     report.figure(what, cost, AtMost(3.0), "1");
@@ -140,6 +152,56 @@ fn come_back(count: u16) -> (f64, f64, f64) {
         answered.as_secs_f64(),
         all.as_secs_f64(),
     )
+}
+
+/// Seconds until all sealed clients of a server that was restarted have sessions, and until they
+/// have their addresses.
+fn keyed_come_back() -> (f64, f64) {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, []);
+    let mut server = server.keyed("seal", 1..=KEYED).start();
+    let mut crowd = KeyedCrowd::new(lab.client(), "seal", 1..=KEYED, server_address());
+    crowd.knock();
+    server.wait_progs(KEYED);
+    server.process().stop();
+    let since = Instant::now();
+    server.restart();
+    crowd.knock();
+    let answered = since.elapsed();
+    server.wait_progs(KEYED);
+    let all = since.elapsed();
+    server.process().stop();
+    (answered.as_secs_f64(), all.as_secs_f64())
+}
+
+/// Seconds from the start of a server whose predecessor was killed until it delivers what a client
+/// has gone on to send. Nothing goes the other way, and no keepalive is due. The median of a few.
+fn after_kill() -> f64 {
+    let lab = Lab::direct();
+    let mut server = Server::new(&lab.server, []).keyed("seal", [1]).start();
+    let client = Client::new(lab.client(), 1).keyed("seal").start();
+    client.wait_up();
+    let to = client.inner.server4();
+    let receiver = lab.server.run(|| UdpSocket::bind("[::]:0")).unwrap();
+    receiver.set_nonblocking(true).unwrap();
+    let port = receiver.local_addr().unwrap().port();
+    let sender = lab.client().run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    let mut buffer = [0; 8];
+    let times = (0..5).map(|_| {
+        // Nudges are answered once a second at most, and the last session may be of just now.
+        std::thread::sleep(Duration::from_secs(2));
+        server.process().kill();
+        while receiver.recv(&mut buffer).is_ok() {}
+        let since = Instant::now();
+        server.restart();
+        while receiver.recv(&mut buffer).is_err() {
+            assert!(since.elapsed() < PATIENCE, "no more traffic");
+            let _ = sender.send_to(&buffer, (to, port));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        since.elapsed().as_secs_f64()
+    });
+    crate::median(times.collect())
 }
 
 /// Percent of a processor for 4000 idle clients, bytes for each, and what they take from ten that

@@ -33,6 +33,38 @@ const FULL: usize = 1420;
 /// One figure: what was counted, and instructions for one packet.
 pub(crate) type Figure = (String, u64);
 
+/// How both programs are run.
+struct Mode {
+    /// Behind the program's name.
+    name: &'static str,
+    options: &'static [&'static str],
+    /// The word of a link that has a key.
+    word: Option<&'static str>,
+}
+
+const MODES: [Mode; 4] = [
+    Mode {
+        name: ", -O",
+        options: &["-O"],
+        word: None,
+    },
+    Mode {
+        name: "",
+        options: &[],
+        word: None,
+    },
+    Mode {
+        name: ", sign",
+        options: &[],
+        word: Some("sign"),
+    },
+    Mode {
+        name: ", seal",
+        options: &[],
+        word: Some("seal"),
+    },
+];
+
 /// How packets come.
 #[derive(Clone, Copy)]
 enum Load {
@@ -64,8 +96,8 @@ pub(crate) fn of(machine: &str, files: &Path, plugin: &Path) -> Vec<Figure> {
     let qemu = format!("qemu-{machine}");
     let mut figures = Vec::new();
     for counted in [Program::Server, Program::Client] {
-        for plain in [true, false] {
-            let bench = Bench::new(counted, &qemu, files, plugin, plain);
+        for mode in &MODES {
+            let bench = Bench::new(counted, &qemu, files, plugin, mode);
             for upload in [true, false] {
                 let (program, way) = match (counted, upload) {
                     (Program::Server, true) => ("jtunneld", "UDP to tun"),
@@ -80,12 +112,11 @@ pub(crate) fn of(machine: &str, files: &Path, plugin: &Path) -> Vec<Figure> {
                     (Load::Burst, FULL, "1420 bytes, 64 queued"),
                     (Load::Super, FULL, "1420 bytes, 44 in a super-packet"),
                 ] {
-                    if plain && matches!(load, Load::Super) {
+                    if mode.options.contains(&"-O") && matches!(load, Load::Super) {
                         continue;
                     }
-                    let option = if plain { ", -O" } else { "" };
                     let count = bench.count(upload, load, size - HEADERS);
-                    figures.push((format!("{program}{option}, {way}, {name}"), count));
+                    figures.push((format!("{program}{}, {way}, {name}", mode.name), count));
                 }
             }
         }
@@ -94,20 +125,23 @@ pub(crate) fn of(machine: &str, files: &Path, plugin: &Path) -> Vec<Figure> {
 }
 
 impl Bench {
-    fn new(counted: Program, qemu: &str, files: &Path, plugin: &Path, plain: bool) -> Self {
+    fn new(counted: Program, qemu: &str, files: &Path, plugin: &Path, mode: &Mode) -> Self {
         let lab = Lab::direct();
-        let options: &[&str] = if plain { &["-O"] } else { &[] };
         let number = lab.server.path("number");
         let runner = [
             qemu,
             "-plugin",
             &format!("{},into={}", plugin.display(), number.display()),
         ];
-        let mut server = Server::new(&lab.server, [1]).options(options);
+        let mut server = Server::new(&lab.server, [1]).options(mode.options);
         // Without keepalives nothing else happens.
         let mut client = Client::new(lab.client(), 1)
-            .options(options)
+            .options(mode.options)
             .options(&["-k", "0"]);
+        if let Some(word) = mode.word {
+            server = server.keyed(word, [1]);
+            client = client.keyed(word);
+        }
         let emulated = |launch: Launch| launch.under(&runner).from(files);
         match counted {
             Program::Server => server = server.with(emulated),

@@ -1,6 +1,6 @@
 //! What the programs cost: sizes of files, what is in them, memory, wake-ups, and instructions for
 //! each packet. Prints tables in Markdown, and fails if a size or a number of instructions is more
-//! than 5 % above the recorded one.
+//! than 5 % above the recorded one, or a figure of a keyed link above what is required.
 //!
 //! usage: size DYNAMIC STATIC UNSTRIPPED [--record]
 //!
@@ -36,6 +36,20 @@ const RECORD: &str = "tests/size/figures";
 /// How much more than recorded is too much, in percent.
 const TOLERANCE: u64 = 5;
 
+/// What a figure of a keyed link may be at most, whatever is recorded: bytes of memory that a client
+/// takes more than a plain one, and instructions for a packet on the smallest machine.
+fn most(name: &str) -> Option<u64> {
+    if name.starts_with("bytes of memory") {
+        return Some(2048);
+    }
+    let words: Vec<_> = name.split(", ").collect();
+    match words[..] {
+        ["instructions", "mipsel", _, _, "sign", ..] => Some(25_000),
+        ["instructions", "mipsel", _, _, "seal", ..] => Some(80_000),
+        _ => None,
+    }
+}
+
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().skip(1).collect();
     let [dynamic, statics, unstripped] = [0, 1, 2].map(|n| std::path::absolute(&words[n]).unwrap());
@@ -43,7 +57,9 @@ fn main() -> ExitCode {
     contents(&unstripped);
     needs(&dynamic, &statics);
     memories(&dynamic, &statics);
+    figures.extend(clients(&dynamic, &statics));
     figures.extend(counts(&dynamic, &statics));
+    let code = judge(&figures);
     let record = tree::root().join(RECORD);
     if words.iter().any(|word| word == "--record") {
         let lines: String = figures
@@ -51,9 +67,24 @@ fn main() -> ExitCode {
             .map(|(name, n)| format!("{n}\t{name}\n"))
             .collect();
         fs::write(record, lines).unwrap();
-        return ExitCode::SUCCESS;
+        return code;
     }
-    compare(&figures, &fs::read_to_string(record).unwrap())
+    match compare(&figures, &fs::read_to_string(record).unwrap()) {
+        ExitCode::SUCCESS => code,
+        worse => worse,
+    }
+}
+
+/// Whether each figure is what it may be at most.
+fn judge(figures: &[Figure]) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for (name, now) in figures {
+        if let Some(most) = most(name).filter(|most| now > most) {
+            println!("{name}: {now}, but at most {most} is required");
+            code = ExitCode::FAILURE;
+        }
+    }
+    code
 }
 
 /// Compares with what is recorded.
@@ -149,6 +180,27 @@ fn memories(dynamic: &Path, statics: &Path) {
             println!("{row}");
         }
     }
+}
+
+/// What the server keeps of each client.
+fn clients(dynamic: &Path, statics: &Path) -> Vec<Figure> {
+    println!(
+        "\n| memory of jtunneld for each client, bytes, x86-64 | plain | more for sign | more for seal |"
+    );
+    println!("| --- | ---: | ---: | ---: |");
+    let mut figures = Vec::new();
+    for (kind, files) in [("dynamic", dynamic), ("static", &statics.join(STATIC_X86))] {
+        let [plain, sign, seal] = memory::for_each_client(files);
+        let more = [sign, seal].map(|bytes| bytes.saturating_sub(plain));
+        println!("| {kind} | {plain} | {} | {} |", more[0], more[1]);
+        for (word, bytes) in ["sign", "seal"].into_iter().zip(more) {
+            figures.push((
+                format!("bytes of memory for each client, {kind}, {word}"),
+                bytes,
+            ));
+        }
+    }
+    figures
 }
 
 fn counts(dynamic: &Path, statics: &Path) -> Vec<Figure> {

@@ -9,10 +9,17 @@ use crate::host::Host;
 /// The server's identifier.
 pub const SERVER_ID: &str = "face0123456789ab";
 
+const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+
 /// The identifier of client `number`: its first four digits are the number, so that log lines,
 /// which show no more, tell the clients apart.
 pub fn client_id(number: u16) -> String {
     format!("{number:04x}5eed{number:04x}{:04x}", !number)
+}
+
+/// The line of a peer's file whose link is protected by this word, always with the same key.
+pub fn key_line(word: &str) -> String {
+    format!("{word} {KEY}\n")
 }
 
 /// An identifier as logs show it.

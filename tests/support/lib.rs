@@ -7,7 +7,7 @@
 //! independent (client, server)   ->  config, process, tree
 //! tunnel (Server, Client)        ->  launch, clock, config, process  ->  programs, lines, wait, tree
 //! manual -> tree
-//! peer, crowd, sniffer, syslog, terminal, name_server, relay, middle, traffic, heartbeat, flood  ->  host, wait
+//! peer, crowd, keyed_crowd, sniffer, syslog, terminal, name_server, relay, middle, traffic, heartbeat, flood  ->  host, wait
 //! ```
 //!
 //! The environment chooses what is tested: `JTUNNEL_BIN` a directory with the two programs instead
@@ -26,6 +26,7 @@ pub mod flood;
 pub mod heartbeat;
 pub mod host;
 pub mod independent;
+pub mod keyed_crowd;
 pub mod lab;
 pub mod launch;
 pub mod lines;

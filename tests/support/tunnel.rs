@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
-use crate::config::{Config, SERVER_ID, client_id};
+use crate::config::{Config, SERVER_ID, client_id, key_line};
 use crate::host::Host;
 use crate::lab::{Lab, SERVER4};
 use crate::launch::Launch;
@@ -101,6 +101,15 @@ impl Server {
             config,
             process: None,
         }
+    }
+
+    /// Authorises these clients, with links that are protected by `sign` or `seal`.
+    #[must_use]
+    pub fn keyed(self, word: &str, clients: impl IntoIterator<Item = u16>) -> Self {
+        for number in clients {
+            self.config.key(&client_id(number), &key_line(word));
+        }
+        self
     }
 
     /// Adds options.
@@ -214,6 +223,13 @@ impl Client {
             .collect();
         clients.iter().for_each(Self::wait_up);
         clients
+    }
+
+    /// Protects the link by `sign` or `seal`.
+    #[must_use]
+    pub fn keyed(self, word: &str) -> Self {
+        self.config.key(SERVER_ID, &key_line(word));
+        self
     }
 
     /// Goes to another address or name.

@@ -115,6 +115,22 @@ mod tests {
     use super::super::testing::WEAK;
     use super::*;
 
+    /// Without them small packets cost five times as much. RUSTFLAGS replace those of
+    /// .cargo/config.toml.
+    #[test]
+    fn backends() {
+        for (name, is_chosen) in [
+            ("chacha20", cfg!(chacha20_backend = "soft")),
+            ("poly1305", cfg!(poly1305_backend = "soft")),
+            (
+                "curve25519_dalek",
+                cfg!(curve25519_dalek_backend = "serial"),
+            ),
+        ] {
+            assert!(is_chosen, "built without --cfg {name}_backend");
+        }
+    }
+
     /// RFC 7748, section 6.1.
     #[test]
     fn agreement() {
