@@ -4,7 +4,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::config::{SERVER_ID, client_id, shown};
 use support::crowd::Crowd;
@@ -300,6 +300,26 @@ fn devices_with_names_in_use_are_closed_by_a_helper() {
     assert!(times.len() >= 9, "{times:?}");
     // The one that closes a device takes ten or twenty ms.
     assert!(times[times.len() / 2] < 0.005, "{times:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_answer_that_a_signal_held_up_is_read_again() {
+    let lab = Lab::direct();
+    let mut server = Server::new(&lab.server, 1..=2)
+        .with(|launch| launch.failing("recvfrom", "error=EINTR:when=1"))
+        .start_with(&["/bin/true"]);
+    let peer = Peer::new(lab.client());
+    for number in 1..=2 {
+        peer.knock(&client_id(number), TO, SERVER_ID);
+    }
+    lab.server.wait_tuns(2);
+    kill(proc::children(server.pid())[0], Signal::SIGTERM).unwrap();
+    server.process().wait();
+    // Both devices join a group, and it is deleted: three answers.
+    let trace = lab.server.read("trace");
+    assert_eq!(trace.matches("EINTR").count(), 1, "{trace}");
+    assert_eq!(trace.matches("recvfrom(").count(), 4, "{trace}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use support::config::{SERVER_ID, client_id};
+use support::flood::Flood;
 use support::heartbeat::Heartbeat;
 use support::host::Host;
 use support::lab::{Lab, SERVER4, SERVER6, TO, addresses};
@@ -618,6 +619,36 @@ fn a_blackhole_under_load_is_no_reason_to_send_singly() {
         wait_segments(host, "segments after a blackhole");
         lines.exactly("one by one", 0);
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_source_of_ipv6_that_is_gone_is_no_reason_to_send_singly() {
+    let lab = Lab::direct();
+    let server = &lab.server;
+    addresses(server, "eth0", &["2001:db8::10/64"]);
+    let program = Server::new(server, [1]).start();
+    let client = Client::new(lab.client(), 1)
+        .to("2001:db8::10")
+        .options(&["-k", "1"])
+        .start();
+    client.wait_up();
+    let to = (client.inner.client4(), 9);
+    let load = Flood::cut(server, to, vec![7; 50_000], 1000);
+    wait_segments(server, "segments");
+    server.ip("address del 2001:db8::10/64 dev eth0");
+    let least = if offload_by_default() { 1500 } else { 1000 };
+    let left = SERVER6.parse::<Ipv6Addr>().unwrap().octets();
+    let sniffer = Sniffer::leaving(server, "eth0");
+    for _ in 0..100 {
+        sniffer.wait("segments from the address that is left", |packet| {
+            sniffer::udp(packet).is_some_and(|(from, _, content)| {
+                from == 5886 && content.len() > least && packet[8..24] == left
+            })
+        });
+    }
+    load.stop();
+    program.lines.exactly("one by one", 0);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use support::lines::Lines;
 use support::peer::{Peer, answer, datagram, keepalive};
 use support::proc;
 use support::sniffer::{self, Sniffer};
-use support::traffic::wait_ping;
+use support::traffic::{Transfer, tcp_both_ways, wait_ping};
 use support::tunnel::{Client, Server, Tunnel};
 use support::wait::{PATIENCE, SLACK, report_recovery, wait_until};
 
@@ -910,28 +910,90 @@ fn answers_leave_from_the_address_spoken_to() {
 #[test]
 #[ignore = "needs root"]
 fn a_source_address_that_is_gone_is_not_insisted_on() {
-    let lab = Lab::direct();
-    addresses(&lab.server, "eth0", &["198.51.100.10/24"]);
-    let _server = Server::new(&lab.server, [1]).start();
-    let peer = Peer::new(lab.client());
-    peer.knock(&client_id(1), ("198.51.100.10", 5886), SERVER_ID);
-    wait_until(PATIENCE, "the device to be up", || {
-        lab.server.ip("-br link show type tun").contains("LOWER_UP")
-    });
-    lab.server.ip("address del 198.51.100.10/24 dev eth0");
-    let ping = lab.server.thread({
-        let (host, address) = (lab.server.clone(), support::tunnel::Inner(1).client4());
-        move || host.sh(&format!("ping -n -c 3 -i 0.1 -W 0.1 {address} || :"))
-    });
-    // The packet comes, from the address that is left.
-    let (_, from) = loop {
-        let (content, from) = peer.receive();
-        if content.len() > 80 && content[8] == 0x45 {
-            break (content, from);
-        }
-    };
-    assert_eq!(from.ip(), SERVER4.parse::<IpAddr>().unwrap());
-    ping.join().unwrap();
+    // Of each family, and one that is not on the kernel's list but in its table of routes.
+    for (bind, spoken_to, come, go) in [
+        (
+            "0.0.0.0",
+            "198.51.100.10",
+            "address add 198.51.100.10/24 dev eth0",
+            "address del 198.51.100.10/24 dev eth0",
+        ),
+        (
+            "::",
+            "198.51.100.10",
+            "address add 198.51.100.10/24 dev eth0",
+            "address del 198.51.100.10/24 dev eth0",
+        ),
+        (
+            "::",
+            "2001:db8::10",
+            "address add 2001:db8::10/64 dev eth0",
+            "address del 2001:db8::10/64 dev eth0",
+        ),
+        (
+            "::",
+            "2001:db8::10",
+            "route add local 2001:db8::10/124 dev lo",
+            "route del local 2001:db8::10/124 dev lo",
+        ),
+    ] {
+        let lab = Lab::direct();
+        lab.server.ip(come);
+        lab.client()
+            .ip("route add 2001:db8::10/128 via 2001:db8::1");
+        let _server = Server::new(&lab.server, [1]).options(&["-b", bind]).start();
+        let peer = Peer::new(lab.client());
+        let from = peer.knock(&client_id(1), (spoken_to, 5886), SERVER_ID);
+        assert_eq!(from.ip(), spoken_to.parse::<IpAddr>().unwrap());
+        wait_until(PATIENCE, "the device to be up", || {
+            lab.server.ip("-br link show type tun").contains("LOWER_UP")
+        });
+        lab.server.ip(go);
+        let left = match from.is_ipv4() {
+            true => SERVER4,
+            false => SERVER6,
+        };
+        let ping = lab.server.thread({
+            let (host, address) = (lab.server.clone(), support::tunnel::Inner(1).client4());
+            move || host.sh(&format!("ping -n -c 20 -i 0.1 -W 0.1 {address} || :"))
+        });
+        // Packets come, from the address that is left.
+        wait_until(PATIENCE, &format!("a packet from {left}"), || {
+            let (content, from) = peer.receive();
+            content.len() > 80 && content[8] == 0x45 && from.ip() == left.parse::<IpAddr>().unwrap()
+        });
+        ping.join().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_prefix_that_is_local_as_a_whole() {
+    for bind in [&[][..], &["-b", "::"]] {
+        let lab = Lab::direct();
+        lab.server.ip("route add local 2001:db8:77::/64 dev lo");
+        lab.client()
+            .ip("route add 2001:db8:77::/64 via 2001:db8::1");
+        let server = Server::new(&lab.server, [1, 2]).options(bind).start();
+        let clients = [(1, "2001:db8:77::5"), (2, "2001:db8:77::6")].map(|(number, address)| {
+            let client = Client::new(lab.client(), number).to(address);
+            let client = client.options(&["-k", "1"]).start();
+            client.wait_up();
+            client.lines.wait(&format!("answers from [{address}]:5886"));
+            client
+        });
+        // By turns, and many at a time.
+        let transfers = clients.each_ref().map(|client| {
+            let to = client.inner.server4();
+            tcp_both_ways(lab.client(), &lab.server, to, 4)
+        });
+        transfers.into_iter().for_each(Transfer::join);
+        server.lines.exactly("one by one", 0);
+        // An address on the list beside them.
+        let peer = Peer::new(lab.client());
+        let from = peer.knock(&client_id(1), (SERVER6, 5886), SERVER_ID);
+        assert_eq!(from.ip(), SERVER6.parse::<IpAddr>().unwrap());
+    }
 }
 
 #[test]

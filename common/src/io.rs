@@ -5,8 +5,10 @@
 pub mod control;
 pub mod datagrams;
 pub(crate) mod memory;
+pub mod netlink;
 pub mod socket;
 pub mod source;
 pub mod target;
 pub mod tun;
+mod unlisted;
 pub mod watch;

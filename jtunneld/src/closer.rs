@@ -8,14 +8,12 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
+use common::io::netlink::{Netlink, attribute};
 use common::io::tun::Tun;
 use common::sys::{self, Fork};
-use libc::{IFLA_GROUP, NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, RTM_DELLINK, RTM_SETLINK};
+use libc::{IFLA_GROUP, RTM_DELLINK, RTM_SETLINK};
 use nix::fcntl::OFlag;
 use nix::net::if_::if_nametoindex;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
-};
 use nix::unistd::{Pid, close, pipe2};
 
 /// What devices are numbered with when they go together, beside the process: a range of group
@@ -51,19 +49,18 @@ pub(crate) fn close_all(tuns: Vec<Tun>, socket: BorrowedFd<'_>) {
 /// Deletes the devices of these descriptors all at once, by way of a group of their own. Where
 /// that is not possible they stay until their descriptors are closed.
 pub(crate) fn delete_together<'a>(tuns: impl Iterator<Item = &'a Tun>) {
-    let (family, protocol) = (AddressFamily::Netlink, SockProtocol::NetlinkRoute);
-    let Ok(kernel) = socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol) else {
+    let Ok(kernel) = Netlink::open() else {
         return;
     };
     let group = GROUP | Pid::this().as_raw().cast_unsigned();
     let mut joined = 0;
     for tun in tuns.filter(|tun| is_here(tun)) {
         // By index: in the meantime another device may get the name, but not the number.
-        joined += u32::from(request(kernel.as_fd(), RTM_SETLINK, tun.index(), group));
+        joined += u32::from(request(&kernel, RTM_SETLINK, tun.index(), group));
     }
     // One alone goes as fast when its descriptor is closed.
     if joined > 1 {
-        request(kernel.as_fd(), RTM_DELLINK, 0, group);
+        request(&kernel, RTM_DELLINK, 0, group);
     }
 }
 
@@ -75,34 +72,12 @@ fn is_here(tun: &Tun) -> bool {
 }
 
 /// Asks the kernel to put a device into a group, or to delete all of a group, and tells whether
-/// it did (rtnetlink(7), netlink(7); all numbers in the machine's byte order).
-fn request(kernel: BorrowedFd<'_>, kind: u16, index: u32, group: u32) -> bool {
-    const LEN: u32 = 16 + 16 + 8;
-    let [request, ack] = [NLM_F_REQUEST, NLM_F_ACK].map(libc::c_int::cast_unsigned);
-    // struct nlmsghdr: length, type and flags, sequence, port.
-    let mut message = LEN.to_ne_bytes().to_vec();
-    message.extend(kind.to_ne_bytes());
-    message.extend(
-        u16::try_from(request | ack)
-            .unwrap_or_default()
-            .to_ne_bytes(),
-    );
-    message.extend([0; 8]);
+/// it did.
+fn request(kernel: &Netlink, kind: u16, index: u32, group: u32) -> bool {
     // struct ifinfomsg: family and type, index, flags and which of them to change.
-    message.extend([0; 4]);
-    message.extend(index.to_ne_bytes());
-    message.extend([0; 8]);
-    // struct rtattr: length and type, and the number.
-    message.extend(8u16.to_ne_bytes());
-    message.extend(IFLA_GROUP.to_ne_bytes());
-    message.extend(group.to_ne_bytes());
-    let mut answer = [0; 256];
-    let answered = send(kernel.as_raw_fd(), &message, MsgFlags::empty())
-        .and_then(|_| recv(kernel.as_raw_fd(), &mut answer, MsgFlags::empty()));
-    // The answer is a header, and an errno that is 0 if all went well.
-    answered.is_ok_and(|len| {
-        len >= 20
-            && answer[4..6] == u16::try_from(NLMSG_ERROR).unwrap_or_default().to_ne_bytes()
-            && answer[16..20] == [0; 4]
-    })
+    let mut body = vec![0; 4];
+    body.extend(index.to_ne_bytes());
+    body.extend([0; 8]);
+    attribute(&mut body, IFLA_GROUP, &group.to_ne_bytes());
+    kernel.change(kind, &body)
 }

@@ -17,6 +17,7 @@ use crate::io::datagrams::Datagrams;
 use crate::io::memory;
 use crate::io::source::Source;
 use crate::io::target::Target;
+use crate::io::unlisted::Unlisted;
 use crate::report::error::{Context, Result};
 use crate::sys;
 use crate::sys::address::RawAddress;
@@ -79,6 +80,7 @@ pub struct Socket {
     control: bool,
     /// Whether one of those may say that several came as one.
     joins: bool,
+    unlisted: Unlisted,
 }
 
 impl Socket {
@@ -95,6 +97,7 @@ impl Socket {
             segments,
             control: options.offload || (options.report_source && options.is_wildcard()),
             joins: options.offload,
+            unlisted: Unlisted::default(),
         };
         socket.configure(options)?;
         let any = match ipv6 {
@@ -142,7 +145,7 @@ impl Socket {
         // Linux 3.15: nor is any ICMP heeded, of which a forged one would have all packets cut into
         // fragments for ten minutes.
         let _ = discover(libc::IP_PMTUDISC_OMIT);
-        if options.address.is_some() {
+        if !options.is_wildcard() {
             // The address need not be there yet. It counts for IPv6 too.
             set(libc::IPPROTO_IP, libc::IP_FREEBIND, 1)
                 .context(|| "set IP_FREEBIND on the UDP socket".into())?;
@@ -259,9 +262,10 @@ impl Socket {
 
     /// The same of gathered parts.
     pub(crate) fn send_parts(&self, parts: &[IoSlice<'_>], target: &Target) -> nix::Result<()> {
-        match self.send_with(parts, target, &target.control) {
+        let send = |control: &Control| self.send_with(parts, target, control);
+        match self.send_from_source(target, send) {
             Err(error) if is_congestion(error) => Err(error),
-            Err(_) if target.source.is_some() => self.send_with(parts, target, &Control::default()),
+            Err(_) if target.source.is_some() => send(&Control::default()),
             sent => sent,
         }
     }
@@ -274,15 +278,37 @@ impl Socket {
         target: &Target,
         len: u16,
     ) -> nix::Result<()> {
-        let send = |mut control: Control| {
+        let send = |control: &Control| {
+            let mut control = *control;
             control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
             self.send_with(parts, target, &control)
         };
-        match send(target.control) {
+        match self.send_from_source(target, send) {
             // Refused segments may leave singly, and from where they should; there is no more room
             // from elsewhere.
             Err(error) if is_refusal(error) || is_congestion(error) => Err(error),
-            Err(_) if target.source.is_some() => send(Control::default()),
+            Err(_) if target.source.is_some() => send(&Control::default()),
+            sent => sent,
+        }
+    }
+
+    /// Sends from where the peer spoke to. EINVAL is not for the source then.
+    #[inline]
+    fn send_from_source(
+        &self,
+        target: &Target,
+        send: impl Fn(&Control) -> nix::Result<()>,
+    ) -> nix::Result<()> {
+        let Some(source) = target.source else {
+            return send(&target.control);
+        };
+        let fd = self.fd.as_fd();
+        self.unlisted.review(fd, source);
+        match send(&target.control) {
+            Err(Errno::EINVAL) => {
+                self.unlisted.admit(fd, source)?;
+                send(&target.control)
+            }
             sent => sent,
         }
     }

@@ -35,6 +35,12 @@ impl Source {
         })
     }
 
+    /// Address and interface, if it is one of IPv6.
+    pub(crate) fn ipv6(self) -> Option<(Ipv6Addr, u32)> {
+        let is_mapped = self.address.to_ipv4_mapped().is_some();
+        (!is_mapped).then_some((self.address, self.interface))
+    }
+
     /// Whether the address alone tells it.
     pub(crate) fn is_any_interface(self) -> bool {
         self.interface == 0
