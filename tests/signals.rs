@@ -16,7 +16,7 @@ use support::peer::{Peer, answer, datagram, keepalive};
 use support::proc;
 use support::process::Process;
 use support::syslog::Syslog;
-use support::traffic::wait_ping;
+use support::traffic::{assert_pings, wait_ping};
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, report_recovery, wait_for, wait_until};
 
@@ -468,7 +468,13 @@ fn the_clients_child_is_replaced_when_killed() {
     assert!(line.contains("signal 9"), "{line}");
     // Signals that are the parent's leave the child alone.
     let child = proc::twins(parent);
-    for signal in [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGINT] {
+    let parents = [
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGINT,
+        Signal::SIGTERM,
+    ];
+    for signal in parents {
         kill(child[0], signal).unwrap();
     }
     beat.wait_beats(50);
@@ -482,6 +488,68 @@ fn the_clients_child_is_replaced_when_killed() {
     assert!(later > Duration::from_millis(800), "{later:?}");
     assert!(at_once < later, "{at_once:?} {later:?}");
     assert_eq!(proc::twins(parent).len(), 1);
+}
+
+/// Both directions of a line's totals, in packets and bytes: received, then sent.
+fn totals(line: &str) -> [(u64, u64); 2] {
+    [" received ", " sent "].map(|way| {
+        let (_, rest) = line.split_once(way).unwrap();
+        let mut words = rest.split([' ', ',']);
+        let mut number = |unit: &str| {
+            let number = words.next().unwrap().parse().unwrap();
+            assert_eq!(words.next(), Some(unit), "{line}");
+            number
+        };
+        (number("packets"), number("bytes"))
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_shut_down_that_signals_all_is_told_with_totals() {
+    let mut tunnel = Tunnel::plain(Lab::direct());
+    let (client, server) = (tunnel.lab.client(), &tunnel.lab.server);
+    let inner = tunnel.client.inner;
+    assert_pings(client, inner.server4(), 50, &["-i", "0.01", "-s", "1000"]);
+    // A new sender goes on with the counts of the one before.
+    server.filter("hole", "input", "udp dport 5886 drop");
+    tunnel.client.lines.wait("new source port");
+    server.filter("hole", "input", "accept");
+    tunnel.client.lines.wait_nth("answers from", 2);
+    wait_ping(client, inner.server4());
+    assert_pings(client, inner.server4(), 50, &["-i", "0.01", "-s", "1000"]);
+
+    let last = |line: &str, text: &str| {
+        let [received, sent] = totals(line);
+        assert!(received.0 >= 100 && sent.0 >= 100, "{line}");
+        assert!(received.1 >= 102_800 && sent.1 >= 102_800, "{line}");
+        assert!(received.0 < 300 && sent.0 < 300, "{line}");
+        let (_, end) = line.rsplit_once(" in ").unwrap();
+        let seconds: u64 = end.strip_suffix(" s").unwrap().parse().unwrap();
+        assert!((2..100).contains(&seconds), "{line}");
+        assert!(line.contains(text), "{line}");
+    };
+    // As init does, and the sender comes first.
+    let sender = proc::twins(tunnel.client.pid())[0];
+    kill(sender, Signal::SIGTERM).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    tunnel.client.process().stop();
+    last(
+        &tunnel.client.lines.wait("stopping: "),
+        "stopping: signal TERM, received ",
+    );
+    tunnel.client.lines.exactly("the sender ", 0);
+
+    tunnel.server.config.revoke(&client_id(1));
+    tunnel.server.reload();
+    let line = tunnel.server.lines.wait(" forgotten, ");
+    let device = &server.tuns();
+    assert!(device.is_empty(), "{device:?}");
+    last(&line, "client 0001... forgotten, tun0 closed: received ");
+    tunnel.server.process().stop();
+    // Those of clients that are gone too.
+    let line = tunnel.server.lines.wait("stopping: ");
+    last(&line, "stopping: signal TERM, received ");
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(crate) use self::descriptor::{
 };
 pub use self::pages::Pages;
 pub(crate) use self::pages::map_pages;
-pub use self::process::{Fork, exit_child, fork, reap, wait_for, wait_within};
+pub use self::process::{Fork, exit_child, fork, reap, wait_for};
 pub(crate) use self::process::{close_from, no_lock};
 pub use self::signals::{
     Signals, Wake, catch_signals, default_signals, ignore_signals, signals_pending, take_signals,

@@ -11,14 +11,14 @@ mod session;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use common::backoff::Restart;
 use common::datapath::alone::Alone;
 use common::datapath::inbound::Inbound;
 use common::datapath::outbound::Outbound;
-use common::datapath::tally::Tally;
+use common::datapath::tally::{Count, Tally, Totals};
 use common::datapath::trouble::TroubleLog;
 use common::hook::{self, Hook};
 use common::io::datagrams::Datagrams;
@@ -100,6 +100,10 @@ pub(crate) struct Client {
     tried: Vec<SocketAddr>,
     /// The child, while it runs.
     sender: Option<Pid>,
+    /// Where it tells at its end what it has sent.
+    sender_end: Option<OwnedFd>,
+    /// What it and those before it have sent, as far as they could tell.
+    sent: Count,
     sender_start: Option<Instant>,
     sender_restarts: Restart,
     /// Since when the senders' lines are counted against their rate.
@@ -209,6 +213,8 @@ impl Program for Client {
             asked: None,
             tried: Vec::new(),
             sender: None,
+            sender_end: None,
+            sent: Count::default(),
             sender_start: None,
             sender_restarts: Restart::default(),
             sender_logs: None,
@@ -255,8 +261,7 @@ impl Program for Client {
             if sys::signals_pending() {
                 now = Instant::now();
                 if let Some(signal) = self.on_signals(now) {
-                    log::info(format_args!("stopping: signal {}", &signal.as_str()[3..]));
-                    return self.stop(now);
+                    return self.stop(signal, now);
                 }
                 self.timeout.reset();
                 continue;
@@ -437,8 +442,17 @@ impl Client {
     }
 
     /// Gives a PROG that still runs a moment to clean up while the device is there.
-    fn stop(&mut self, now: Instant) {
+    fn stop(&mut self, signal: Signal, now: Instant) {
         self.stop_sender();
+        let signal = &signal.as_str()[3..];
+        let seconds = now.saturating_duration_since(self.started).as_secs();
+        let totals = Totals {
+            received: self.received.count,
+            sent: self.sent,
+        };
+        log::info(format_args!(
+            "stopping: signal {signal}, {totals} in {seconds} s"
+        ));
         self.resolver.stop();
         let Some(prog) = self.prog else {
             return;

@@ -26,20 +26,29 @@ pub(crate) struct Sender<'a> {
     pub(crate) sealer: Option<Sealer>,
     /// When a sender before this one may have logged: each would begin anew otherwise.
     pub(crate) logged: Option<Instant>,
+    /// What those before this one have sent.
+    pub(crate) sent: Count,
 }
 
+/// The signal by which the parent asks the child to end, between two turns.
+pub(crate) const END: Signal = Signal::SIGUSR2;
+
 impl Sender<'_> {
-    /// Runs until the device is gone; the parent's death ends it too.
-    pub(crate) fn run(self, parent: Pid) {
+    /// Runs until it is to end or the device is gone, and returns what was sent. The parent's death
+    /// ends it too.
+    pub(crate) fn run(self, parent: Pid) -> Count {
         // The parent may have died before the death signal was asked for.
         if set_up_signals().is_err() || getppid() != parent {
-            return;
+            return self.sent;
         }
         let (mut target, mut sealer) = (self.server, self.sealer);
         let mut trouble = self
             .logged
             .map_or_else(TroubleLog::default, TroubleLog::since);
-        let mut tally = Tally::default();
+        let mut tally = Tally {
+            count: self.sent,
+            ..Tally::default()
+        };
         loop {
             let mut exit = Exit {
                 socket: self.socket,
@@ -53,28 +62,24 @@ impl Sender<'_> {
             if signals.contains(Signal::SIGUSR1) {
                 report(&tally.count);
             }
-            if signals.contains(Signal::SIGUSR2) {
-                // Another one goes on, with another key.
-                return;
-            }
             // What else can happen to a read is not of one packet: the parent looks into it.
-            if !matches!(result, Ok(()) | Err(Trouble::Nothing)) {
-                return;
+            if signals.contains(END) || !matches!(result, Ok(()) | Err(Trouble::Nothing)) {
+                return tally.count;
             }
         }
     }
 }
 
 /// Signals for the pair go to the parent; USR1 it passes on. The others must do no harm when a
-/// terminal sends them to both.
+/// terminal sends them to both, or a shut-down to all processes there are.
 fn set_up_signals() -> std::io::Result<()> {
     // Those that came to the parent. First: what comes from here on is for the child.
     sys::take_signals();
     set_pdeathsig(Signal::SIGKILL)?;
     sys::wake_by(Wake::Alarm);
-    sys::ignore_signals(&[Signal::SIGHUP, Signal::SIGINT])?;
-    sys::default_signals(&[Signal::SIGTERM, Signal::SIGCHLD])?;
-    sys::catch_signals(&[Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM])
+    sys::ignore_signals(&[Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM])?;
+    sys::default_signals(&[Signal::SIGCHLD])?;
+    sys::catch_signals(&[Signal::SIGUSR1, END, Signal::SIGALRM])
 }
 
 fn report(count: &Count) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use common::datapath::tally::Tally;
+use common::datapath::tally::{Tally, Totals};
 use common::io::target::Target;
 use common::io::tun::Tun;
 use common::report::throttle::Throttle;
@@ -38,6 +38,7 @@ pub(crate) struct Client {
     pub(crate) tun: Tun,
     /// Where the last authorised packet came from, and the local address that it came to.
     pub(crate) target: Target,
+    pub(crate) admitted: Instant,
     pub(crate) heard: Instant,
     pub(crate) received: Tally,
     pub(crate) sent: Tally,
@@ -65,6 +66,7 @@ impl Client {
             id,
             tun,
             target,
+            admitted: now,
             heard: now,
             received: Tally::default(),
             sent: Tally::default(),
@@ -74,6 +76,13 @@ impl Client {
             answers: (0, now),
             share: (SHARE, now),
             closing: None,
+        }
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            received: self.received.count,
+            sent: self.sent.count,
         }
     }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::datapath::alone::Alone;
 use common::datapath::outbound::Outbound;
+use common::datapath::tally::Totals;
 use common::datapath::trouble::TroubleLog;
 use common::hook::Hook;
 use common::io::datagrams::Datagrams;
@@ -99,6 +100,9 @@ pub(crate) struct Server {
     waiting: Waiting,
     /// When to look for sessions that are too old.
     next_erase: Option<Instant>,
+    started: Instant,
+    /// What those carried that were forgotten.
+    past: Totals,
     report: Option<Report>,
     discards: Discards,
     trouble: TroubleLog,
@@ -210,6 +214,8 @@ impl Program for Server {
             losses: Losses::default(),
             waiting: Waiting::default(),
             next_erase: None,
+            started: now,
+            past: Totals::default(),
             report: None,
             discards: Discards::default(),
             trouble: TroubleLog::default(),
@@ -245,8 +251,7 @@ impl Program for Server {
             if self.watch.is_ready(self.watched.seldom)
                 && let Some(signal) = self.on_seldom()
             {
-                log::info(format_args!("stopping: signal {}", &signal.as_str()[3..]));
-                return self.stop();
+                return self.stop(signal);
             }
             if self.watch.is_ready(self.watched.tuns) {
                 self.drain_tuns();

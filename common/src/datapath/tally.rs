@@ -1,5 +1,8 @@
 //! What became of the packets that went one way.
 
+use std::fmt;
+use std::ops::AddAssign;
+
 use nix::errno::Errno;
 
 /// Counts for one client, or for one process of a client.
@@ -11,6 +14,15 @@ pub struct Count {
     pub bytes: u64,
     /// Packets that were lost here.
     pub dropped: u64,
+}
+
+/// Both directions together, as a line of the log has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// From the peer to the tun.
+    pub received: Count,
+    /// From the tun to the peer.
+    pub sent: Count,
 }
 
 /// The counts, with what there may be to log.
@@ -36,6 +48,36 @@ impl Count {
     pub fn add(&mut self, bytes: usize) {
         self.packets += 1;
         self.bytes += bytes as u64;
+    }
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.dropped += other.dropped;
+    }
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.received += other.received;
+        self.sent += other.sent;
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { received, sent } = self;
+        write!(
+            f,
+            "received {} packets {} bytes, sent {} packets {} bytes, dropped {}",
+            received.packets,
+            received.bytes,
+            sent.packets,
+            sent.bytes,
+            received.dropped + sent.dropped
+        )
     }
 }
 

@@ -4,10 +4,8 @@ use std::ffi::{c_int, c_long};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::poll;
 use nix::unistd::{Pid, close};
 
 use super::fit;
@@ -60,24 +58,6 @@ pub fn reap() -> Option<(Pid, ExitStatus)> {
     // SAFETY: waitpid writes one int.
     let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
     (pid > 0).then(|| (Pid::from_raw(pid), ExitStatus::from_raw(status)))
-}
-
-/// Waits for one child to end, but not for ever. Returns whether it has.
-pub fn wait_within(pid: Pid, limit: Duration) -> bool {
-    let end = Instant::now() + limit;
-    loop {
-        let mut status = 0;
-        // SAFETY: waitpid writes one int.
-        let result = unsafe { libc::waitpid(pid.as_raw(), &raw mut status, libc::WNOHANG) };
-        if result != 0 {
-            return true;
-        }
-        if Instant::now() >= end {
-            return false;
-        }
-        // A short sleep; poll(2) is there on every kernel.
-        let _ = poll(&mut [], 1u16);
-    }
 }
 
 /// Waits for one child to end.

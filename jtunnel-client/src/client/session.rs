@@ -301,7 +301,7 @@ impl Client {
         }
         // The server learns from it that this is the client's address, and nobody else's.
         self.send(&up.ping, now);
-        self.retire_sender();
+        self.stop_sender();
         self.sealer = Some(up.sealer);
         self.start_sender(now);
         self.timeout.reset();

@@ -8,6 +8,7 @@ use common::io::watch::Watch;
 use common::peers::authorized::Grant;
 use common::report::log;
 use common::sys;
+use nix::sys::signal::Signal;
 
 use super::Server;
 use crate::clients::{Prog, Slot};
@@ -90,8 +91,12 @@ impl Server {
                 return true;
             }
             if let Some(client) = clients.remove(slot) {
-                let (id, name) = (client.id, client.tun.name());
-                log::info(format_args!("client {id} forgotten, {name} closed"));
+                let (id, name, totals) = (client.id, client.tun.name(), client.totals());
+                let seconds = now.saturating_duration_since(client.admitted).as_secs();
+                log::info(format_args!(
+                    "client {id} forgotten, {name} closed: {totals} in {seconds} s"
+                ));
+                self.past += totals;
                 tuns.push(client.tun);
             }
             false
@@ -100,7 +105,15 @@ impl Server {
     }
 
     /// Gives every PROG that still runs a moment to clean up while its device is there.
-    pub(super) fn stop(&mut self) {
+    pub(super) fn stop(&mut self, signal: Signal) {
+        let (signal, seconds) = (&signal.as_str()[3..], self.started.elapsed().as_secs());
+        let mut totals = self.past;
+        for (_, client) in self.clients.iter() {
+            totals += client.totals();
+        }
+        log::info(format_args!(
+            "stopping: signal {signal}, {totals} in {seconds} s"
+        ));
         let end = Instant::now() + LAST_CLEAN_UP;
         for (_, client) in self.clients.iter() {
             // How PROG ends now is not worth a line. One that cleans up already is told once only:
