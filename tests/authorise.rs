@@ -528,4 +528,25 @@ fn two_clients_with_one_identifier() {
     server.lines.exactly("admitted from", 1);
     server.lines.exactly("moved from", 1);
     assert_eq!(lab.server.tuns().len(), 1);
+    // What that means is said once, and not of one that moves on and on.
+    let lines = server.lines.exactly(" by turns: ", 1);
+    let ports = [&b, &a].map(|peer| format!("from 198.51.100.2:{}", peer.port()));
+    let said = format!(
+        "client 0001... comes {} and {} by turns: two hosts with one identifier, or one with two uplinks",
+        ports[0], ports[1]
+    );
+    assert!(lines[0].ends_with(&said), "{lines:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_that_moves_on_and_on_is_one() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    let peers: Vec<Peer> = (0..20).map(|_| Peer::new(lab.client())).collect();
+    for peer in &peers {
+        peer.knock(&client_id(1), TO, SERVER_ID);
+    }
+    server.lines.wait("moved from");
+    server.lines.exactly(" by turns: ", 0);
 }

@@ -1,5 +1,6 @@
 //! The clients that have a tun device: found by identifier, by slot, by PROG. No I/O of its own.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use common::datapath::tally::{Tally, Totals};
@@ -13,6 +14,8 @@ use crate::link::Link;
 
 /// A client that flaps between two addresses is worth a line now and then, not each time.
 const MOVE_INTERVAL: Duration = Duration::from_secs(10);
+/// One that is back where it came from within this time does not travel: there are two of them.
+const TURN: Duration = Duration::from_secs(60);
 
 /// Answers to one client within a second. It asks once a second at most; whoever asks in its name
 /// without end must not keep the server from its work.
@@ -46,6 +49,9 @@ pub(crate) struct Client {
     pub(crate) link: Option<Box<Link>>,
     pub(crate) prog: Prog,
     pub(crate) moves: Throttle,
+    pub(crate) turns: Throttle,
+    /// Where it was before, and until when.
+    former: Option<(SocketAddr, Instant)>,
     /// Answers since this time.
     answers: (u32, Instant),
     /// What is left of its share of the turn that began then.
@@ -73,10 +79,19 @@ impl Client {
             link,
             prog: Prog::Waiting,
             moves: Throttle::every(MOVE_INTERVAL),
+            turns: Throttle::every(TURN),
+            former: None,
             answers: (0, now),
             share: (SHARE, now),
             closing: None,
         }
+    }
+
+    /// It has moved from one address to another. Returns whether it is back there so soon.
+    pub(crate) fn is_back(&mut self, from: SocketAddr, to: SocketAddr, now: Instant) -> bool {
+        let is_there =
+            |(address, left)| address == to && now.saturating_duration_since(left) < TURN;
+        self.former.replace((from, now)).is_some_and(is_there)
     }
 
     pub(crate) fn totals(&self) -> Totals {

@@ -20,11 +20,12 @@ const GROWTH: u64 = 256;
 const DATE: &str = "2001-02-03 04:05:06";
 
 /// What a line of the log may say. Anything else is worth a look.
-const EXPECTED: [&str; 22] = [
+const EXPECTED: [&str; 23] = [
     "started: ",
     "stopping: signal ",
     " admitted from ",
     " moved from ",
+    " by turns: ",
     " forgotten, ",
     " heard ",
     " is gone",

@@ -243,10 +243,19 @@ impl Server {
 pub(super) fn roam(client: &mut Client, datagrams: &Datagrams, socket: &Socket, now: Instant) {
     let (from, to) = (client.target.address(), datagrams.from.decode());
     client.target = socket.target(to, datagrams.source());
-    if from != to
-        && let Some(held_back) = client.moves.pass(now)
+    if from == to {
+        // By another of the server's addresses.
+        return;
+    }
+    let id = client.id;
+    if client.is_back(from, to, now)
+        && let Some(held_back) = client.turns.pass(now)
     {
-        let id = client.id;
+        log::warning(format_args!(
+            "client {id} comes from {from} and from {to} by turns: two hosts with one identifier, or \
+             one with two uplinks{held_back}"
+        ));
+    } else if let Some(held_back) = client.moves.pass(now) {
         log::info(format_args!(
             "client {id} moved from {from} to {to}{held_back}"
         ));
