@@ -151,6 +151,18 @@ fn wrong_values_of_options() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_link_local_address_needs_its_interface() {
+    let host = Host::new("host");
+    for program in PROGRAMS {
+        let launch = Launch::new(&host, program).options(["-b", "fe80::1"]);
+        let output = launch.operands(operands(program)).output();
+        let reason = "-b fe80::1: without its interface, as in fe80::1%eth0";
+        assert_failed(&output, 100, &format!("{program}: {reason}"));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn wrong_identifiers_are_not_repeated() {
     let host = Host::new("host");
     for id in [
@@ -449,6 +461,178 @@ fn prog_must_be_there() {
             );
         }
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn prog_must_have_what_runs_it() {
+    let host = Host::new("host");
+    let scripts = [
+        ("dos", "#!/bin/sh\r\necho\r\n", "its first line ends in CR"),
+        (
+            "lost",
+            "#!/nonexistent/sh -e\n",
+            "its interpreter /nonexistent/sh: No such file or directory",
+        ),
+        (
+            "mode",
+            "#!/etc/passwd\n",
+            "its interpreter /etc/passwd: Permission denied",
+        ),
+        ("bare", "echo\n", "it does not begin with #!"),
+        ("empty", "", "it does not begin with #!"),
+    ];
+    for (name, text, reason) in scripts {
+        host.sh(&format!("printf '{text}' >{name}; chmod 755 {name}"));
+        for program in PROGRAMS {
+            let front = &operands(program)[..operands(program).len() - 1];
+            let prog = format!("./{name}");
+            let output = with_id(&host, program)
+                .operands(front)
+                .operands([&prog])
+                .output();
+            assert_set_up_failed(
+                &output,
+                &format!("{program}: unable to run {prog}: {reason}"),
+            );
+        }
+    }
+}
+
+/// Starts a program, and returns what it says before it runs; whoever starts it in the background
+/// hears the same.
+#[track_caller]
+fn said_at_start(launch: &Launch) -> Vec<String> {
+    let mut process = launch.start();
+    process.lines.wait("started: ");
+    process.stop();
+    let lines = process.lines.all();
+    let lines = lines.iter().take_while(|line| !line.contains("started: "));
+    let in_foreground: Vec<String> = lines.cloned().collect();
+    // A name is resolved, and a port free, for the next one.
+    let host_pid = "said-at-start.pid";
+    let output = launch.clone().options(["-P", host_pid]).output();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(said.lines().collect::<Vec<_>>(), in_foreground);
+    in_foreground
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_start_that_cannot_work_says_so() {
+    for (program, peers) in [("jtunneld", "clients"), ("jtunnel-client", "servers")] {
+        let host = Host::new("host");
+        let directory = host.path("jtunnel");
+        let launch = || {
+            let launch = Launch::new(&host, program).options(["-d", "jtunnel"]);
+            launch.operands(operands(program))
+        };
+        let end = || {
+            let pid = host.read("said-at-start.pid");
+            host.sh(&format!("kill {pid}"));
+            support::wait::wait_until(support::wait::PATIENCE, "the end", || {
+                !host.path("said-at-start.pid").exists()
+            });
+        };
+        // A new directory.
+        let nobody = format!(
+            "{program}: nobody is authorised in {}/{peers}: the identifier that the other end \
+             prints with -I is to be the name of a file there",
+            directory.display()
+        );
+        let mut process = launch().start();
+        process.lines.wait("started: ");
+        let own = host.read("jtunnel/id").trim().to_owned();
+        let made = format!(
+            "{program}: made a new identifier {} in {}/id",
+            support::config::shown(&own),
+            directory.display()
+        );
+        assert_eq!(process.lines.all()[..2], [made, nobody.clone()]);
+        process.stop();
+        assert_eq!(said_at_start(&launch()), [nobody]);
+        end();
+        // This host's own identifier was taken for the other's.
+        let own_file = directory.join(peers).join(&own);
+        fs::write(&own_file, "").unwrap();
+        let said = said_at_start(&launch());
+        let message = format!(
+            "{program}: {}/{peers}/{} is this host's own identifier: that of the other end belongs there",
+            directory.display(),
+            support::config::shown(&own)
+        );
+        assert_eq!(said, [message]);
+        end();
+        fs::rename(own_file, directory.join(peers).join(client_id(1))).unwrap();
+        assert_eq!(said_at_start(&launch()), [] as [&str; 0]);
+        end();
+        // Another user's, whatever the mode.
+        let other = client_id(1);
+        for (file, shown) in [
+            ("id", "id"),
+            (".", ""),
+            (peers, peers),
+            (&*format!("{peers}/{other}"), &*format!("a file in {peers}")),
+        ] {
+            let file = directory.join(file);
+            std::os::unix::fs::chown(&file, Some(1234), None).unwrap();
+            let said = said_at_start(&launch());
+            end();
+            assert_eq!(said.len(), 1, "{said:?}");
+            let place = format!(
+                "{}/{}",
+                directory.display(),
+                shown.trim_start_matches("a file in ")
+            );
+            let place = place.trim_end_matches('/');
+            let of_file = if shown.starts_with("a file") {
+                "a file in "
+            } else {
+                ""
+            };
+            let message = format!(
+                "{program}: {of_file}{place} belongs to user 1234, who can change it: chown -R root {}",
+                directory.display()
+            );
+            assert_eq!(said[0], message);
+            std::os::unix::fs::chown(&file, Some(0), None).unwrap();
+        }
+        // An address that is not there.
+        for address in ["192.0.2.77", "2001:db8::77"] {
+            let to = match (program, address.contains(':')) {
+                ("jtunneld", _) => vec!["/bin/true"],
+                (_, true) => vec!["2001:db8::1", "5886", "/bin/true"],
+                (_, false) => vec!["192.0.2.1", "5886", "/bin/true"],
+            };
+            let options = ["-d", "jtunnel", "-b", address];
+            let launch = Launch::new(&host, program).options(options).operands(to);
+            let message = format!(
+                "{program}: no interface has the address {address} yet: nothing is received until one has"
+            );
+            assert_eq!(said_at_start(&launch), [message]);
+            end();
+            host.ip(&format!("address add {address} dev lo"));
+            assert_eq!(said_at_start(&launch), [] as [&str; 0]);
+            end();
+        }
+        // One of what was ignored, no more of it than of an identifier.
+        fs::write(directory.join(peers).join(client_id(2).to_uppercase()), "").unwrap();
+        let mut process = launch().start();
+        let line = process.lines.wait("ignored 1 names in ");
+        assert!(
+            line.ends_with("that are not 16 lower-case hex digits, such as \"0002\"..."),
+            "{line}"
+        );
+        process.stop();
+    }
+    // Who accepts anybody need not name one.
+    let host = Host::new("host");
+    let launch = Launch::client(&host).options(["-A", "-d", "jtunnel", "-i", SERVER_ID]);
+    assert_eq!(
+        said_at_start(&launch.operands(operands("jtunnel-client"))),
+        [] as [&str; 0]
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! PROG ARGS: looked up once, started for each tunnel, never waited for.
 
+mod interpreter;
 mod words;
 
 use std::ffi::{CString, OsString};
@@ -52,6 +53,7 @@ impl Hook {
             .context(|| "run PROG".into())?;
         let doing = || format!("run {}", name.to_string_lossy());
         let program = look_up(name).context(doing)?;
+        interpreter::check(&program).context(doing)?;
         let words = [program.as_os_str()].into_iter();
         let words = words.chain(arguments.iter().map(OsString::as_os_str));
         let arguments: io::Result<_> = words.map(|word| c_string(word.into())).collect();
@@ -110,7 +112,11 @@ impl Hook {
         let result = posix_spawn(program, &files, &attributes, arguments, &environment);
         limit(soft);
         self.spare = spare(&self.null);
-        let pid = result?;
+        let pid = match result {
+            Ok(pid) => pid,
+            // If there is something to say of the file, it says more.
+            Err(errno) => return interpreter::check(program).and(Err(errno.into())),
+        };
         self.words.begin(now);
         Ok(pid)
     }

@@ -2,6 +2,7 @@
 //! told to run goes out, or an exit status. Each program's `main` calls `program`, once.
 
 mod background;
+pub(crate) mod findings;
 pub mod identity;
 pub mod options;
 mod pidfile;

@@ -145,6 +145,10 @@ impl Program for Client {
         &config.common
     }
 
+    fn is_by_files(config: &Config) -> bool {
+        !config.accept_any
+    }
+
     fn new(config: Config) -> Result<Self> {
         let options = &config.common;
         let hook = Hook::new(&config.prog, options.foreground)?;

@@ -144,6 +144,10 @@ impl Program for Server {
         &config.common
     }
 
+    fn is_by_files(_: &Config) -> bool {
+        true
+    }
+
     fn new(config: Config) -> Result<Self> {
         let options = config.common;
         let hook = Hook::new(&config.prog, options.foreground)?;

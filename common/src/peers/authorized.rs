@@ -206,11 +206,15 @@ impl Authorized {
             Scan::Add => self.keyed.clone(),
             Scan::Replace => Vec::new(),
         };
-        let mut foreign_names = 0;
+        let (mut foreign_names, mut example) = (0, String::new());
         for entry in fs::read_dir(&self.directory)? {
             let name = entry?.file_name();
             let Some(id) = name.to_str().and_then(|n| n.parse::<PeerId>().ok()) else {
-                foreign_names += usize::from(!name.as_encoded_bytes().starts_with(b"."));
+                if !name.as_encoded_bytes().starts_with(b".") {
+                    foreign_names += 1;
+                    // No more than of an identifier: it may be one with a slip in it.
+                    example = name.to_string_lossy().chars().take(4).collect();
+                }
                 continue;
             };
             // Thousands move in milliseconds, and to sort them would take 5 KB of code.
@@ -248,7 +252,8 @@ impl Authorized {
         // Once is enough: an unknown identifier may come every second.
         if foreign_names > 0 && scan == Scan::Replace {
             findings.push(format!(
-                "ignored {foreign_names} names in {directory} that are not 16 lower-case hex digits"
+                "ignored {foreign_names} names in {directory} that are not 16 lower-case hex digits, \
+                 such as {example:?}..."
             ));
         }
         ids.shrink_to_fit();
@@ -443,7 +448,7 @@ mod tests {
         let not_regular = "is not a regular file";
         let path = directory.display();
         let expected: Vec<String> = [
-            format!("ignored 2 names in {path} that are not 16 lower-case hex digits"),
+            String::new(),
             format!(
                 "refused {path}/0000...: it does not begin with `seal` or `sign` and one space"
             ),
@@ -454,6 +459,15 @@ mod tests {
             format!("refused {path}/5000...: {too_large}"),
         ]
         .into();
+        // Which one it is, is the file system's affair.
+        let ignored = std::mem::take(&mut findings[0]);
+        let start =
+            format!("ignored 2 names in {path} that are not 16 lower-case hex digits, such as ");
+        let example = ignored.strip_prefix(&start);
+        assert!(
+            matches!(example, Some("\"0123\"..." | "\"shor\"...")),
+            "{ignored}"
+        );
         assert_eq!(findings, expected);
         let again = authorized.add(now + RESCAN_INTERVAL);
         assert!(again.is_empty(), "each is reported once: {again:?}");

@@ -52,6 +52,13 @@ pub fn init(name: &'static str, stderr: bool, debug: bool) {
     });
 }
 
+/// From here on nothing goes to standard error.
+pub fn leave_stderr() {
+    if let Some(log) = lock().as_mut() {
+        log.stderr = None;
+    }
+}
+
 /// The set-up failed. Standard error has it already; who starts a program at boot may not see that.
 pub fn error(line: Arguments<'_>) {
     if let Some(log) = lock().as_mut() {

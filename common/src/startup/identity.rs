@@ -10,6 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkdir;
 
 use crate::report::error::{Context, Error, Result};
+use crate::report::log;
 use crate::startup::options::Common;
 use crate::sys;
 use crate::wire::id::{NotAnId, PeerId};
@@ -75,7 +76,13 @@ fn read_or_make(directory: &Path, path: &Path) -> Result<PeerId> {
                 source: error,
             })?;
             // Read back: another program may have been faster.
-            read(path).context(|| format!("read {}", path.display()))
+            let id = read(path).context(|| format!("read {}", path.display()))?;
+            // A slip in -d, or a flash that was lost, is seen at once.
+            log::warning(format_args!(
+                "made a new identifier {id} in {}",
+                path.display()
+            ));
+            Ok(id)
         }
         Err(error) => Err(error).context(|| format!("read {}", path.display())),
     }

@@ -141,8 +141,7 @@ pub fn common(matches: &Matches) -> Result<Common> {
         verbose: matches.opt_present("v"),
         offload: !matches.opt_present("O"),
         keyed_only: matches.opt_present("K"),
-        bind_address: value(matches, "b", "a literal address", address)?
-            .filter(|a| a.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        bind_address: bind_address(matches)?,
         bind_port: value(matches, "p", "a port from 1 to 65535", port)?,
         id: value(
             matches,
@@ -199,6 +198,19 @@ fn mark(text: &str) -> Option<u32> {
     match text.strip_prefix("0x").or(text.strip_prefix("0X")) {
         Some(hex) => u32::from_str_radix(hex, 16).ok(),
         None => parse(text),
+    }
+}
+
+fn bind_address(matches: &Matches) -> Result<Option<SocketAddr>> {
+    let address = value(matches, "b", "a literal address", address)?;
+    match address {
+        Some(SocketAddr::V6(v6)) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {
+            let ip = v6.ip();
+            Err(Error::Usage(format!(
+                "-b {ip}: without its interface, as in {ip}%eth0"
+            )))
+        }
+        _ => Ok(address.filter(|a| a.ip() != IpAddr::V6(Ipv6Addr::UNSPECIFIED))),
     }
 }
 

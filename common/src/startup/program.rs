@@ -10,6 +10,7 @@ use crate::keyed::secret;
 use crate::report::error::{Context, Error, Result};
 use crate::report::log;
 use crate::startup::background::{self, Started};
+use crate::startup::findings;
 use crate::startup::identity;
 use crate::startup::options::{Action, Common};
 use crate::startup::pidfile::PidFile;
@@ -30,6 +31,8 @@ pub trait Program: Sized {
     fn parse(arguments: &[OsString]) -> Result<Action<Self::Config>>;
     /// The options that both programs have.
     fn common(config: &Self::Config) -> &Common;
+    /// Whether files decide which peers may come in.
+    fn is_by_files(config: &Self::Config) -> bool;
     /// Sets up everything that can fail.
     fn new(config: Self::Config) -> Result<Self>;
     /// Carries packets until a signal ends it.
@@ -77,7 +80,9 @@ fn run<P: Program>(config: P::Config) -> Result<u8> {
     // What the caller left open besides the first three may be a lock that it holds, or the end of
     // a pipe at which somebody waits.
     sys::close_from(3);
-    log::init(P::NAME, common.foreground, common.verbose);
+    // Until it goes to the background, whoever started it sees the log.
+    log::init(P::NAME, true, common.verbose);
+    let by_files = P::is_by_files(&config);
     // Until they are caught: a hook of the network that sends HUP to all there are must not end
     // one that is about to start. What they ask for is done at start anyhow, or not yet there.
     sys::ignore_signals(&[Signal::SIGHUP, Signal::SIGUSR1]).context(|| "ignore signals".into())?;
@@ -92,11 +97,14 @@ fn run<P: Program>(config: P::Config) -> Result<u8> {
         Started::Parent(status) => return Ok(status),
         Started::Daemon(ready) => ready,
     };
-    let _pid_file = common.pid_file.map(PidFile::write).transpose()?;
-    ready.announce()?;
-    if let Some(finding) = identity::exposure(&common.directory, P::PEERS) {
+    let _pid_file = common.pid_file.clone().map(PidFile::write).transpose()?;
+    for finding in findings::of(&common, P::PEERS, by_files) {
         log::warning(format_args!("{finding}"));
     }
+    if !common.foreground {
+        log::leave_stderr();
+    }
+    ready.announce()?;
     program.run();
     // The devices go before the pid file does.
     drop(program);
