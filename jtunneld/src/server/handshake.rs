@@ -49,9 +49,10 @@ impl Server {
         if moves && !client.target.is_origin_of(&self.datagrams) {
             roam(client, &self.datagrams, &self.socket, now);
         }
+        let is_answer_due = answer.is_some() && client.is_answer_due(now);
         if let Some(packet) = packet {
             self.deliver(slot, at.start + packet.start..at.start + packet.end);
-        } else if let Some(answer) = answer {
+        } else if let Some(answer) = answer.filter(|_| is_answer_due) {
             self.answer(answer.as_ref(), now);
             self.erase_later(now);
         }
