@@ -78,6 +78,8 @@ struct World {
     under_way: Vec<(u64, Datagram)>,
     recorded: Vec<Datagram>,
     is_hostile: bool,
+    /// There were two devices.
+    shares: bool,
     next_address: Address,
     /// Packets by number.
     sent: HashMap<u64, Packet>,
@@ -120,6 +122,7 @@ impl World {
             under_way: Vec::new(),
             recorded: Vec::new(),
             is_hostile: true,
+            shares: devices > 1,
             next_address: NOWHERE,
             sent: HashMap::new(),
             delivered: HashSet::new(),
@@ -477,8 +480,9 @@ impl World {
     /// From 3 s on nothing is lost any more, in either direction.
     fn calm(&mut self) {
         self.is_hostile = false;
-        if self.devices.len() > 1 {
-            // Two with one file take turns. The one that is left may have to find out by silence.
+        if self.shares {
+            // Two with one file take turns. The one that is left may have to find out by silence,
+            // also that an OPEN of the other's came late.
             self.devices.truncate(1);
             self.turns(SILENCE);
         }
