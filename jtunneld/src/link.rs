@@ -24,6 +24,7 @@ pub(crate) struct Link {
     discarded: [u32; Discard::COUNT],
     handshakes: Throttle,
     plain: Throttle,
+    forged: Throttle,
     others: Throttle,
     /// Sessions since this time.
     sessions: (u32, Instant),
@@ -39,6 +40,7 @@ impl Link {
             discarded: [0; Discard::COUNT],
             handshakes: Throttle::per_minute(),
             plain: Throttle::per_minute(),
+            forged: Throttle::per_minute(),
             others: Throttle::per_minute(),
             sessions: (0, now),
             many: Throttle::per_minute(),
@@ -78,6 +80,13 @@ impl Link {
         let count = &mut self.discarded[reason as usize];
         *count = count.saturating_add(1);
         let client = self.client;
+        let tell = |throttle: &mut Throttle| {
+            if let Some(held_back) = throttle.pass(now) {
+                log::warning(format_args!(
+                    "client {client}: dropped a datagram from {from}: {reason}{held_back}"
+                ));
+            }
+        };
         match reason {
             Discard::WrongTag => {
                 if let Some(held_back) = self.handshakes.pass(now) {
@@ -97,13 +106,8 @@ impl Link {
                 }
             }
             Discard::NotNow | Discard::NoSession | Discard::Stray => {}
-            _ => {
-                if let Some(held_back) = self.others.pass(now) {
-                    log::warning(format_args!(
-                        "client {client}: dropped a datagram from {from}: {reason}{held_back}"
-                    ));
-                }
-            }
+            Discard::Replayed | Discard::Forged => tell(&mut self.forged),
+            _ => tell(&mut self.others),
         }
     }
 

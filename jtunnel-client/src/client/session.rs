@@ -25,6 +25,7 @@ pub(super) struct Link {
     discarded: [u32; Discard::COUNT],
     handshakes: Throttle,
     plain: Throttle,
+    forged: Throttle,
     others: Throttle,
     randomless: Throttle,
 }
@@ -36,6 +37,7 @@ impl Link {
             discarded: [0; Discard::COUNT],
             handshakes: Throttle::per_minute(),
             plain: Throttle::per_minute(),
+            forged: Throttle::per_minute(),
             others: Throttle::per_minute(),
             randomless: Throttle::per_minute(),
         }
@@ -45,6 +47,13 @@ impl Link {
     fn discard(&mut self, reason: Discard, id: PeerId, from: impl std::fmt::Display, now: Instant) {
         let count = &mut self.discarded[reason as usize];
         *count = count.saturating_add(1);
+        let tell = |throttle: &mut Throttle| {
+            if let Some(held_back) = throttle.pass(now) {
+                log::warning(format_args!(
+                    "dropped a datagram of server {id} from {from}: {reason}{held_back}"
+                ));
+            }
+        };
         match reason {
             Discard::WrongTag => {
                 if let Some(held_back) = self.handshakes.pass(now) {
@@ -64,13 +73,8 @@ impl Link {
             }
             // Late, doubled or from before a change: what every network does.
             Discard::Stray | Discard::NoSession => {}
-            _ => {
-                if let Some(held_back) = self.others.pass(now) {
-                    log::warning(format_args!(
-                        "dropped a datagram of server {id} from {from}: {reason}{held_back}"
-                    ));
-                }
-            }
+            Discard::Replayed | Discard::Forged => tell(&mut self.forged),
+            _ => tell(&mut self.others),
         }
     }
 
