@@ -5,6 +5,7 @@
 //! ```text
 //! lab (server, router, clients)  ->  host  ->  namespace, stale
 //! independent (client, server)   ->  config, process, tree
+//! keyed (Between, Ends)          ->  tunnel, middle
 //! tunnel (Server, Client)        ->  launch, clock, config, process  ->  programs, lines, wait, tree
 //! manual -> tree
 //! peer, crowd, keyed_crowd, sniffer, syslog, terminal, name_server, relay, middle, traffic, heartbeat, flood  ->  host, wait
@@ -12,7 +13,8 @@
 //!
 //! The environment chooses what is tested: `JTUNNEL_BIN` a directory with the two programs instead
 //! of a fresh build, `JTUNNEL_RUNNER` a command in front of them, `JTUNNEL_NATIVE` the one of the
-//! two that is to be a fresh build all the same, `JTUNNEL_FLAGS` options for both.
+//! two that is to be a fresh build all the same, `JTUNNEL_FLAGS` options for both, `JTUNNEL_WORD` how
+//! peers are protected that would be plain.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -26,6 +28,7 @@ pub mod flood;
 pub mod heartbeat;
 pub mod host;
 pub mod independent;
+pub mod keyed;
 pub mod keyed_crowd;
 pub mod lab;
 pub mod launch;
