@@ -77,39 +77,37 @@ pub fn client_prog(host: &Host, name: &str, number: u16, more: &str) -> PathBuf 
     host.script(name, &format!("{UP}n={number}\nup 2 1\n{more}"))
 }
 
-/// A jtunneld that runs, or is about to.
-pub struct Server {
+/// One of the two programs, which runs or is about to.
+pub struct End<I> {
     /// Where it runs.
     pub host: Host,
     /// Its configuration directory.
     pub config: Config,
+    /// The addresses inside a client's tunnel.
+    pub inner: I,
     launch: Launch,
+    /// What comes before PROG.
+    operands: Vec<String>,
     process: Option<Process>,
 }
 
-impl Server {
-    /// To run on this host, and authorise these clients.
-    pub fn new(host: &Host, clients: impl IntoIterator<Item = u16>) -> Self {
-        let config = Config::server(host, "jtunneld", SERVER_ID);
-        for number in clients {
-            config.authorise(&client_id(number));
-        }
+/// A jtunneld.
+pub type Server = End<()>;
+
+/// A jtunnel-client.
+pub type Client = End<Inner>;
+
+impl<I> End<I> {
+    fn on(host: &Host, config: Config, inner: I, launch: Launch, operands: &[&str]) -> Self {
         let directory = ["-d".as_ref(), config.path.as_os_str()];
         Self {
             host: host.clone(),
-            launch: Launch::server(host).options(directory),
+            launch: launch.options(directory),
             config,
+            inner,
+            operands: operands.iter().map(|&word| word.into()).collect(),
             process: None,
         }
-    }
-
-    /// Authorises these clients, with links that are protected by `sign` or `seal`.
-    #[must_use]
-    pub fn keyed(self, word: &str, clients: impl IntoIterator<Item = u16>) -> Self {
-        for number in clients {
-            self.config.key(&client_id(number), &key_line(word));
-        }
-        self
     }
 
     /// Adds options.
@@ -126,17 +124,10 @@ impl Server {
         self
     }
 
-    /// Starts it with a PROG that gives addresses.
-    #[must_use]
-    pub fn start(self) -> Self {
-        let prog = server_prog(&self.host, "server-up", "");
-        self.start_with(&[prog])
-    }
-
     /// Starts it with this PROG.
     #[must_use]
     pub fn start_with(mut self, prog: &[impl AsRef<OsStr>]) -> Self {
-        self.launch = self.launch.operands(prog);
+        self.launch = self.launch.operands(&self.operands).operands(prog);
         self.restart();
         self
     }
@@ -158,6 +149,41 @@ impl Server {
     pub fn process(&mut self) -> &mut Process {
         self.process.as_mut().unwrap()
     }
+}
+
+impl<I> Deref for End<I> {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        self.process.as_ref().unwrap()
+    }
+}
+
+impl Server {
+    /// To run on this host, and authorise these clients.
+    pub fn new(host: &Host, clients: impl IntoIterator<Item = u16>) -> Self {
+        let config = Config::server(host, "jtunneld", SERVER_ID);
+        for number in clients {
+            config.authorise(&client_id(number));
+        }
+        Self::on(host, config, (), Launch::server(host), &[])
+    }
+
+    /// Authorises these clients, with links that are protected by `sign` or `seal`.
+    #[must_use]
+    pub fn keyed(self, word: &str, clients: impl IntoIterator<Item = u16>) -> Self {
+        for number in clients {
+            self.config.key(&client_id(number), &key_line(word));
+        }
+        self
+    }
+
+    /// Starts it with a PROG that gives addresses.
+    #[must_use]
+    pub fn start(self) -> Self {
+        let prog = server_prog(&self.host, "server-up", "");
+        self.start_with(&[prog])
+    }
 
     /// Waits until PROG has given this many devices their addresses.
     #[track_caller]
@@ -177,41 +203,13 @@ impl Server {
     }
 }
 
-impl Deref for Server {
-    type Target = Process;
-
-    fn deref(&self) -> &Process {
-        self.process.as_ref().unwrap()
-    }
-}
-
-/// A jtunnel-client that runs, or is about to.
-pub struct Client {
-    /// Where it runs.
-    pub host: Host,
-    /// Its configuration directory.
-    pub config: Config,
-    /// The addresses inside its tunnel.
-    pub inner: Inner,
-    launch: Launch,
-    address: String,
-    process: Option<Process>,
-}
-
 impl Client {
     /// Client `number`, to run on this host and go to the server of the lab.
     pub fn new(host: &Host, number: u16) -> Self {
         let config = Config::client(host, &format!("client-{number}"), &client_id(number));
         config.authorise(SERVER_ID);
-        let directory = ["-d".as_ref(), config.path.as_os_str()];
-        Self {
-            host: host.clone(),
-            launch: Launch::client(host).options(directory),
-            config,
-            inner: Inner(number),
-            address: SERVER4.into(),
-            process: None,
-        }
+        let operands = [SERVER4, "5886"];
+        Self::on(host, config, Inner(number), Launch::client(host), &operands)
     }
 
     /// One on each host of a lab, in the order of their numbers, with tunnels that are up.
@@ -235,21 +233,7 @@ impl Client {
     /// Goes to another address or name.
     #[must_use]
     pub fn to(mut self, address: &str) -> Self {
-        self.address = address.into();
-        self
-    }
-
-    /// Adds options.
-    #[must_use]
-    pub fn options(mut self, words: &[&str]) -> Self {
-        self.launch = self.launch.options(words);
-        self
-    }
-
-    /// Changes the command line.
-    #[must_use]
-    pub fn with(mut self, change: impl FnOnce(Launch) -> Launch) -> Self {
-        self.launch = change(self.launch);
+        self.operands[0] = address.into();
         self
     }
 
@@ -259,32 +243,6 @@ impl Client {
         let name = format!("client-{}-up", self.inner.0);
         let prog = client_prog(&self.host, &name, self.inner.0, "");
         self.start_with(&[prog])
-    }
-
-    /// Starts it with this PROG.
-    #[must_use]
-    pub fn start_with(mut self, prog: &[impl AsRef<OsStr>]) -> Self {
-        self.launch = self.launch.operands([&self.address, "5886"]).operands(prog);
-        self.restart();
-        self
-    }
-
-    /// Starts it, again if it has run before.
-    pub fn restart(&mut self) {
-        self.process = None;
-        let process = self.launch.start();
-        process.lines.wait("started: ");
-        self.process = Some(process);
-    }
-
-    /// Its command line.
-    pub fn launch(&self) -> &Launch {
-        &self.launch
-    }
-
-    /// Its process, to be ended.
-    pub fn process(&mut self) -> &mut Process {
-        self.process.as_mut().unwrap()
     }
 
     /// Sends HUP and waits until it was heeded, as for the server.
@@ -298,14 +256,6 @@ impl Client {
     #[track_caller]
     pub fn wait_up(&self) {
         wait_ping(&self.host, self.inner.server4());
-    }
-}
-
-impl Deref for Client {
-    type Target = Process;
-
-    fn deref(&self) -> &Process {
-        self.process.as_ref().unwrap()
     }
 }
 
