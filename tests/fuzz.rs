@@ -9,6 +9,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::datapath::destination;
 use common::io::control::{self, Control};
+use common::keyed::client::{self, Client, Due};
+use common::keyed::secret::{self, Content, Word};
+use common::keyed::server::{self, Server};
+use common::keyed::{self, Sealer};
 use common::offload::gro::Coalescer;
 use common::offload::gso::{SuperPacket, complete_checksum};
 use common::offload::virtio_net::{self, GsoType, VirtioNetHdr};
@@ -88,6 +92,12 @@ fn main() {
 fn one_case(random: &mut Random) {
     let len = random.below(300);
     let noise = random.bytes(len);
+    let _ = secret::parse(&noise);
+    // Making keys takes as long as a hundred other cases.
+    if random.below(200) == 0 {
+        let mut link = Link::new();
+        (0..50).for_each(|_| link.one_datagram(random));
+    }
     if let Some((_, payload)) = packet::decapsulate(&noise) {
         let _ = packet::Payload::of(payload);
     }
@@ -262,4 +272,116 @@ fn take(coalescer: &mut Coalescer, buffer: &[u8], written: &mut Vec<Vec<u8>>) {
     let header = VirtioNetHdr::decode(&whole.virtio).expect("a known type");
     written.extend(cut(&packet, &header).expect("a good super-packet"));
     coalescer.clear();
+}
+
+const CLIENT: keyed::Id = [0xc1; 8];
+const SERVER: keyed::Id = [0x5e; 8];
+
+/// Both ends of a keyed link, and what they have said.
+struct Link {
+    client: Client,
+    server: Server,
+    sealer: Option<Sealer>,
+    now: Instant,
+    said: Vec<Vec<u8>>,
+}
+
+impl Link {
+    fn new() -> Self {
+        let secret = || match secret::parse(secret::line(Word::Seal, &[7; 32]).as_bytes()) {
+            Ok(Content::Keyed(secret)) => secret,
+            _ => unreachable!("a good line"),
+        };
+        Self {
+            client: Client::new(CLIENT, vec![(SERVER, secret())], None),
+            server: Server::new(secret(), CLIENT, SERVER),
+            sealer: None,
+            now: Instant::now(),
+            said: Vec::new(),
+        }
+    }
+
+    /// Something that was said, mostly damaged, to either end; now and then time passes.
+    fn one_datagram(&mut self, random: &mut Random) {
+        self.now += Duration::from_millis(1 << random.below(12));
+        let mut fill = |bytes: &mut [u8]| {
+            bytes.fill_with(|| random.next().to_le_bytes()[2]);
+            true
+        };
+        if let Due::Open(open) = self.client.on_deadline(self.now, &mut fill) {
+            self.said.push(open.to_vec());
+        }
+        let mut slot = vec![0x45; keyed::OVERHEAD + random.below(100)];
+        let sealed = match &mut self.sealer {
+            Some(sealer) if random.below(2) == 0 => sealer.seal(&mut slot),
+            _ => {
+                let sealer = self.server.sealer(self.now);
+                sealer.is_some_and(|sealer| sealer.seal(&mut slot))
+            }
+        };
+        if sealed {
+            self.said.push(slot);
+        }
+        if self.said.len() > 100 {
+            self.said.swap_remove(random.below(100));
+        }
+        let newest = self.said.len().saturating_sub(1);
+        let index = if random.below(2) == 0 {
+            newest
+        } else {
+            random.below(newest)
+        };
+        let mut datagram = self.said.get(index).cloned().unwrap_or_default();
+        match random.below(4) {
+            0 => {}
+            1 => datagram.resize(random.below(200), 0),
+            _ => random.damage(&mut datagram),
+        }
+        let mut copy = datagram.clone();
+        self.serve(&mut datagram, random);
+        self.receive(&mut copy, random);
+    }
+
+    fn serve(&mut self, datagram: &mut [u8], random: &mut Random) {
+        let len = datagram.len();
+        let may_open = random.below(2) == 0;
+        let random = &mut |bytes: &mut [u8]| {
+            bytes.fill_with(|| random.next().to_le_bytes()[2]);
+            true
+        };
+        match self
+            .server
+            .on_datagram(datagram, self.now, &mut || may_open, random)
+        {
+            server::Decision::Drop(_) => {}
+            server::Decision::Answer(answer)
+            | server::Decision::Opened(answer)
+            | server::Decision::Ping { answer, .. } => self.said.push(answer.as_ref().to_vec()),
+            server::Decision::Data { packet, .. } => assert_packet(&datagram[packet], len),
+        }
+        self.server.erase(self.now);
+    }
+
+    fn receive(&mut self, datagram: &mut [u8], random: &mut Random) {
+        let len = datagram.len();
+        let random = &mut |bytes: &mut [u8]| {
+            bytes.fill_with(|| random.next().to_le_bytes()[2]);
+            true
+        };
+        match self.client.on_datagram(datagram, self.now, random) {
+            client::Decision::Drop(_) | client::Decision::Heard => {}
+            client::Decision::Open(open) => self.said.push(open.to_vec()),
+            client::Decision::Data(packet) => assert_packet(&datagram[packet], len),
+            client::Decision::Up(up) => {
+                self.said.push(up.ping.to_vec());
+                self.sealer = Some(up.sealer);
+            }
+        }
+    }
+}
+
+/// Only what was sealed comes out.
+fn assert_packet(packet: &[u8], len: usize) {
+    assert_eq!(packet.len() + keyed::OVERHEAD, len);
+    assert!(packet.iter().all(|byte| *byte == 0x45), "forged");
 }
