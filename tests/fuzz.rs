@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use common::datapath::destination;
+use common::datapath::loops;
 use common::io::control::{self, Control};
 use common::keyed::client::{self, Client, Due};
 use common::keyed::secret::{self, Content, Word};
@@ -17,6 +17,7 @@ use common::offload::gro::Coalescer;
 use common::offload::gso::{SuperPacket, complete_checksum};
 use common::offload::virtio_net::{self, GsoType, VirtioNetHdr};
 use common::sys::address;
+use common::wire::id::PeerId;
 use common::wire::packet;
 
 /// A seeded xorshift.
@@ -105,7 +106,8 @@ fn one_case(random: &mut Random) {
     // To walk through them is all: none may lead out of the noise.
     control::messages(&noise).count();
     take_a_message(random);
-    destination::is_addressed_to(&noise, ([192, 0, 2, 1], 5886).into());
+    let id = PeerId::from_bytes([7; PeerId::LEN]);
+    loops::look(&noise, id, ([192, 0, 2, 1], 5886).into());
 
     let (mut super_packet, header) = super_packet(random);
     let mut bytes = header.encode().to_vec();

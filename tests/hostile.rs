@@ -362,6 +362,143 @@ fn the_tunnel_routed_into_itself_by_the_server() {
     tunnel.client.wait_up();
 }
 
+/// TCP between two hosts beside a loop.
+struct Bystander {
+    stream: Stream,
+    /// Mbit/s in the best of some turns without a loop.
+    before: u128,
+}
+
+impl Bystander {
+    fn start(from: &Host, to: &Host, address: IpAddr) -> Self {
+        let stream = Stream::start(from, to, address);
+        let before = (0..5).map(|_| megabits(&stream)).max().unwrap();
+        Self { stream, before }
+    }
+
+    /// Prints what it gets now, which is 0.9 of that at least.
+    #[track_caller]
+    fn assert_undisturbed(&self, loops: &str) {
+        let (mut best, before) = (0, self.before);
+        wait_until(PATIENCE, "the bystander's share", || {
+            best = megabits(&self.stream).max(best);
+            best * 10 >= before * 9
+        });
+        println!("{loops}: a bystander's TCP gets {best} Mbit/s, without it {before}");
+    }
+}
+
+/// What a stream gets in one turn, in Mbit/s.
+fn megabits(stream: &Stream) -> u128 {
+    let (bytes, since) = (stream.bytes(), Instant::now());
+    std::thread::sleep(Duration::from_millis(300));
+    u128::from(stream.bytes() - bytes) * 8 / since.elapsed().as_micros()
+}
+
+/// Sees that so few packets come into these devices that nothing goes round.
+#[track_caller]
+fn assert_rest(host: &Host, tuns: [&str; 2]) {
+    let count = || tuns.iter().map(|tun| packets_into(host, tun)).sum::<u64>();
+    let before = count();
+    std::thread::sleep(Duration::from_secs(2));
+    let packets = count() - before;
+    assert!(packets < 200, "it loops: {packets}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn one_datagram_for_two_tunnels_through_each_other() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, 1..=3).start();
+    let client = Client::new(lab.client(), 3).options(&["-k", "1"]).start();
+    client.wait_up();
+    let peer = Peer::new(lab.client());
+    for number in [1, 2] {
+        peer.knock(&client_id(number), TO, SERVER_ID);
+    }
+    server.wait_progs(3);
+    let bystander = Bystander::start(lab.client(), &lab.server, client.inner.server4());
+    // From each device for the server itself, in the name of what is routed to it.
+    let nested = |number: u16, payload: &[u8]| {
+        let ends = [Inner(number).client4(), Inner(number).server4()];
+        let [from, to] = ends.map(|end| v4(&end.to_string(), 5886));
+        udp_packet(from, to, payload)
+    };
+    let inner = datagram(&client_id(1), &keepalive(1));
+    let second = datagram(&client_id(2), &nested(2, &inner));
+    peer.send(&client_id(1), &nested(1, &second), TO);
+    server.lines.wait("moved from");
+    assert_rest(&lab.server, ["tun1", "tun2"]);
+    let line = server.lines.wait("tunnels lead through each other");
+    assert!(line.contains("client 000"), "{line}");
+    bystander.assert_undisturbed("one datagram");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn each_server_routed_through_the_tunnel_to_the_other() {
+    // By one identifier for both, and by two.
+    for second in [1, 2] {
+        let lab = Lab::routed(1);
+        let (near, far) = (lab.router(), &lab.server);
+        let servers = [(far, 1), (near, second)]
+            .map(|(host, number)| Server::new(host, [number]).start_with(&["/bin/true"]));
+        let host = lab.client();
+        let up = host.script("up", "ip link set $TUN_DEV_NAME up");
+        let addresses = [SERVER4, "198.51.100.2"];
+        let clients = [(1, addresses[0]), (second, addresses[1])].map(|(number, address)| {
+            let client = Client::new(host, number).to(address).options(&["-k", "1"]);
+            let client = client.start_with(&[&up]);
+            client.lines.wait("answers from");
+            client
+        });
+        wait_until(PATIENCE, "both devices", || {
+            host.ip("-br link show type tun")
+                .matches("LOWER_UP")
+                .count()
+                == 2
+        });
+        let bystander = Bystander::start(near, far, SERVER4.parse().unwrap());
+        for (tun, address) in ["tun1", "tun0"].iter().zip(addresses) {
+            host.ip(&format!("route add {address}/32 dev {tun}"));
+        }
+        let said = || {
+            clients
+                .iter()
+                .any(|c| c.lines.count("through each other") > 0)
+        };
+        wait_until(PATIENCE, "a line", said);
+        assert_rest(host, ["tun0", "tun1"]);
+        bystander.assert_undisturbed(&format!("two servers, identifiers 1 and {second}"));
+        drop(servers);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_tunnel_inside_a_tunnel_passes() {
+    let lab = Lab::routed(1);
+    let (near, far) = (lab.router(), &lab.server);
+    let outer = Server::new(near, [1]).start();
+    let _inner = Server::new(far, [1]).start_with(&["/bin/true"]);
+    let host = lab.client();
+    let client = Client::new(host, 1)
+        .to("198.51.100.2")
+        .options(&["-k", "1"])
+        .start();
+    client.wait_up();
+    outer.wait_progs(1);
+    host.ip(&format!("route add {SERVER4}/32 dev tun0"));
+    far.ip("route add 10.0.0.0/8 via 198.51.100.2");
+    let up = host.script("up", "ip link set $TUN_DEV_NAME up");
+    let second = Client::new(host, 1).options(&["-k", "1"]);
+    let second = second.start_with(&[up]);
+    second.lines.wait("answers from 198.51.100.1");
+    for lines in [&client.lines, &second.lines, &outer.lines] {
+        lines.exactly("dropped", 0);
+    }
+}
+
 #[test]
 #[ignore = "needs root"]
 fn other_packets_for_the_peers_address_pass() {

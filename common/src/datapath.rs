@@ -5,9 +5,10 @@
 
 pub mod alone;
 mod batch;
-pub mod destination;
+mod destination;
 pub mod exit;
 pub mod inbound;
+pub mod loops;
 pub mod outbound;
 pub mod tally;
 pub mod trouble;

@@ -10,7 +10,7 @@ const IPV6_FRAGMENT: u8 = 44;
 
 /// Whether an IP packet is a UDP datagram to `endpoint`: a packet of this tunnel, routed into
 /// the tunnel itself. A later fragment has no port, but the first one is enough to end the loop.
-pub fn is_addressed_to(packet: &[u8], endpoint: SocketAddr) -> bool {
+pub(crate) fn is_addressed_to(packet: &[u8], endpoint: SocketAddr) -> bool {
     match endpoint.ip() {
         IpAddr::V4(address) => udp4_port(packet, address) == Some(endpoint.port()),
         IpAddr::V6(address) => udp6_port(packet, address) == Some(endpoint.port()),
@@ -19,12 +19,10 @@ pub fn is_addressed_to(packet: &[u8], endpoint: SocketAddr) -> bool {
 
 /// Destination port of an IPv4 UDP packet to `address` (RFC 791, RFC 768).
 fn udp4_port(packet: &[u8], address: Ipv4Addr) -> Option<u16> {
-    if packet.get(16..20)? != address.octets() || packet[0] >> 4 != 4 || packet[9] != UDP {
+    if packet.get(16..20)? != address.octets() || packet[0] >> 4 != 4 {
         return None;
     }
-    let first_fragment = u16_at(packet, 6) & 0x1fff == 0;
-    let udp = packet.get(usize::from(packet[0] & 0x0f) * 4..)?;
-    first_fragment.then(|| destination_port(udp)).flatten()
+    destination_port(packet)
 }
 
 /// Destination port of an IPv6 UDP packet to `address`, fragmented or not (RFC 8200, 4.5).
@@ -32,20 +30,31 @@ fn udp6_port(packet: &[u8], address: Ipv6Addr) -> Option<u16> {
     if packet.get(24..40)? != address.octets() || packet[0] >> 4 != 6 {
         return None;
     }
-    match packet[6] {
-        UDP => destination_port(&packet[40..]),
-        IPV6_FRAGMENT => match *packet.get(40..48)? {
-            [UDP, _, high, low, ..] if u16::from_be_bytes([high, low]) >> 3 == 0 => {
-                destination_port(&packet[48..])
-            }
+    destination_port(packet)
+}
+
+fn destination_port(packet: &[u8]) -> Option<u16> {
+    Some(u16_at(packet.get(udp_at(packet)?..)?.get(..4)?, 2))
+}
+
+/// The payload of a UDP packet; of a fragmented one, what the first fragment has.
+pub(crate) fn udp_payload(packet: &[u8]) -> Option<&[u8]> {
+    packet.get(udp_at(packet)? + 8..)
+}
+
+/// Where the UDP header of a packet begins; that of a fragmented one is in the first fragment.
+fn udp_at(packet: &[u8]) -> Option<usize> {
+    match (packet.first()? >> 4, packet.get(..20)?) {
+        (4, header) if header[9] == UDP && u16_at(header, 6) & 0x1fff == 0 => {
+            Some(usize::from(header[0] & 0x0f) * 4)
+        }
+        (6, header) if header[6] == UDP => Some(40),
+        (6, header) if header[6] == IPV6_FRAGMENT => match *packet.get(40..44)? {
+            [UDP, _, high, low] if u16::from_be_bytes([high, low]) >> 3 == 0 => Some(48),
             _ => None,
         },
         _ => None,
     }
-}
-
-fn destination_port(udp: &[u8]) -> Option<u16> {
-    Some(u16_at(udp.get(..4)?, 2))
 }
 
 #[cfg(test)]

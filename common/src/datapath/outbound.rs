@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use crate::datapath::alone::Alone;
 use crate::datapath::batch::{Batch, Buffers, Segment};
-use crate::datapath::destination::is_addressed_to;
 use crate::datapath::exit::{Exit, Wrap};
+use crate::datapath::loops::{self, Loop};
 use crate::io::memory;
 use crate::io::tun::{Trouble, Tun};
 use crate::keyed;
@@ -133,8 +133,9 @@ impl Outbound {
             };
             let len = read.inspect_err(|_| self.alone.found(n))?;
             let packet = start..start + len;
-            if is_addressed_to(&self.data[packet.clone()], exit.target.address()) {
-                exit.tally.loops();
+            let (inner, to) = (&self.data[packet.clone()], exit.target.address());
+            if let Some(how) = loops::look(inner, self.id, to) {
+                exit.tally.loops(how);
                 continue;
             }
             match self.wrap(packet, exit) {
@@ -158,8 +159,8 @@ impl Outbound {
             exit.tally.count.dropped += 1;
             return;
         };
-        if is_addressed_to(&self.data[start..end], exit.target.address()) {
-            return exit.tally.loops();
+        if let Some(how) = loops::look(&self.data[start..end], self.id, exit.target.address()) {
+            return exit.tally.loops(how);
         }
         let header = match self.data[start - prefix..].first_chunk() {
             Some(bytes) if prefix > 0 => VirtioNetHdr::decode(bytes),
@@ -226,11 +227,16 @@ impl Outbound {
         exit: &mut Exit<'_>,
     ) -> Option<()> {
         let whole = SuperPacket::new(&self.data[at.clone()], header).ok()?;
+        let is_udp = header.gso == GsoType::Udp;
         if !matches!(exit.wrap, Wrap::Plain) {
-            return self.add_keyed(at, &whole, exit);
+            return self.add_keyed(at, &whole, is_udp, exit);
         }
         let head_len = HEADER_LEN + whole.header_len();
         for n in 0..whole.count() {
+            if is_udp && loops::came_by(&self.data[at.clone()][whole.payload(n)], self.id) {
+                exit.tally.loops(Loop::Others);
+                continue;
+            }
             self.make_room(head_len, head_len + whole.payload(n).len(), exit);
             let start = self.heads_used;
             self.heads_used += head_len;
@@ -251,9 +257,14 @@ impl Outbound {
         &mut self,
         at: Range<usize>,
         whole: &SuperPacket,
+        is_udp: bool,
         exit: &mut Exit<'_>,
     ) -> Option<()> {
         for n in 0..whole.count() {
+            if is_udp && loops::came_by(&self.data[at.clone()][whole.payload(n)], self.id) {
+                exit.tally.loops(Loop::Others);
+                continue;
+            }
             let len = keyed::OVERHEAD + whole.header_len() + whole.payload(n).len();
             self.make_room(len, len, exit);
             let Wrap::Keyed(sealer) = &mut exit.wrap else {

@@ -5,6 +5,8 @@ use std::ops::AddAssign;
 
 use nix::errno::Errno;
 
+use crate::datapath::loops::Loop;
+
 /// Counts for one client, or for one process of a client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
@@ -30,8 +32,8 @@ pub struct Totals {
 pub struct Tally {
     /// The packets.
     pub count: Count,
-    /// Whether a packet was for the peer's own address and port: the tunnel routed into itself.
-    pub looped: bool,
+    /// How a packet would have come back for ever.
+    pub looped: Option<Loop>,
     /// The last error that lost a packet.
     pub error: Option<Errno>,
     /// The error for which many packets in one call were given up.
@@ -82,9 +84,9 @@ impl fmt::Display for Totals {
 }
 
 impl Tally {
-    /// A packet was for the peer itself.
-    pub fn loops(&mut self) {
-        self.looped = true;
+    /// A packet would come back for ever.
+    pub fn loops(&mut self, how: Loop) {
+        self.looped = Some(how);
         self.count.dropped += 1;
     }
 

@@ -1,11 +1,11 @@
 //! Lines about packets that were lost or had to go one by one, each kind at a bounded rate.
 
 use std::fmt;
-use std::mem::take;
 use std::time::Instant;
 
 use nix::errno::Errno;
 
+use crate::datapath::loops::Loop;
 use crate::datapath::tally::Tally;
 use crate::io::socket::would_block;
 use crate::io::target::Target;
@@ -18,6 +18,7 @@ use crate::wire::id::PeerId;
 pub struct TroubleLog {
     lost: Throttle,
     looped: Throttle,
+    crossed: Throttle,
     go: Throttle,
     come: Throttle,
 }
@@ -33,6 +34,7 @@ impl TroubleLog {
         Self {
             lost: throttle(),
             looped: throttle(),
+            crossed: throttle(),
             go: throttle(),
             come: throttle(),
         }
@@ -47,7 +49,7 @@ impl TroubleLog {
     /// says which client's.
     #[inline]
     pub fn sent(&mut self, client: Option<PeerId>, tally: &mut Tally, target: &Target) {
-        if tally.looped || tally.gave_up.is_some() || tally.error.is_some() {
+        if tally.looped.is_some() || tally.gave_up.is_some() || tally.error.is_some() {
             self.log_sent(client, tally, target);
         }
     }
@@ -55,13 +57,20 @@ impl TroubleLog {
     #[cold]
     fn log_sent(&mut self, client: Option<PeerId>, tally: &mut Tally, target: &Target) {
         let (whose, now) = (Whose(client), Instant::now());
-        if take(&mut tally.looped)
-            && let Some(held_back) = self.looped.pass(now)
-        {
-            log::warning(format_args!(
-                "{whose}dropped a packet for the peer's own address and port: the tunnel is \
-                 routed into itself{held_back}"
-            ));
+        if let Some(how) = tally.looped.take() {
+            let (throttle, what) = match how {
+                Loop::Itself => (
+                    &mut self.looped,
+                    "for the peer's own address and port: the tunnel is routed into itself",
+                ),
+                Loop::Others => (
+                    &mut self.crossed,
+                    "that came by for the third time: tunnels lead through each other",
+                ),
+            };
+            if let Some(held_back) = throttle.pass(now) {
+                log::warning(format_args!("{whose}dropped a packet {what}{held_back}"));
+            }
         }
         if let Some(error) = tally.gave_up.take() {
             log_refusal(&mut self.go, whose, "go", error);
