@@ -14,7 +14,7 @@ use support::lines::Lines;
 use support::peer::{Forger, Peer, answer, datagram, keepalive};
 use support::proc;
 use support::traffic::{ping_works, wait_ping};
-use support::tunnel::{Client, Server};
+use support::tunnel::{Client, Inner, Server, server_prog};
 use support::wait::{PATIENCE, report_recovery, wait_until};
 
 #[test]
@@ -85,6 +85,80 @@ fn an_unknown_one_gets_no_answer_and_no_device() {
         status.contains("1 clients, 1 authorised") && status.contains(" 8 unknown"),
         "{status}"
     );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn several_that_are_not_authorised_are_all_named() {
+    let lab = Lab::direct();
+    let server = Server::new(&lab.server, [1]).start_with(&["/bin/true"]);
+    let peer = Peer::new(lab.client());
+    // One is louder than all others.
+    for _ in 0..100 {
+        peer.send(&client_id(2), &keepalive(1), TO);
+    }
+    for number in 3..40 {
+        peer.send(&client_id(number), &keepalive(1), TO);
+    }
+    peer.knock(&client_id(1), TO, SERVER_ID);
+    let lines = server.lines.exactly("not authorised", 8);
+    for (number, line) in (2..).zip(&lines) {
+        let id = shown(&client_id(number));
+        assert!(
+            line.contains(&format!("of client {id} from 198.51.100.2:")),
+            "{line}"
+        );
+    }
+    assert!(
+        lines[1].ends_with(" (99 more since the last such line)"),
+        "{lines:?}"
+    );
+    server.lines.assert_discreet();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn trouble_of_several_clients_is_told_of_each() {
+    let lab = Lab::direct();
+    let prog = server_prog(&lab.server, "up", "");
+    let server = Server::new(&lab.server, [1, 2, 3, 4]).start_with(&[&prog]);
+    let mut peers = Vec::new();
+    for number in 1..=2 {
+        let peer = Peer::new(lab.client());
+        peer.knock(&client_id(number), TO, SERVER_ID);
+        peers.push(peer);
+    }
+    server.wait_progs(2);
+    // Nothing may leave to either.
+    lab.server
+        .filter("firewall", "output", "udp sport 5886 drop");
+    for number in 1..=2 {
+        let address = Inner(number).client4();
+        lab.server
+            .sh(&format!("ping -n -c 1 -W 0.1 {address} || :"));
+    }
+    for peer in &peers {
+        let said = format!("unable to send to 198.51.100.2:{}: ", peer.port());
+        server.lines.wait(&said);
+    }
+    lab.server.filter("firewall", "output", "accept");
+    // What is for each one's own address and port, into its own device.
+    for (number, (device, peer)) in (1..).zip(lab.server.tuns().iter().zip(&peers)) {
+        let route = format!("198.51.100.2/32 dev {device}");
+        lab.server.ip(&format!("route add {route}"));
+        Peer::new(&lab.server).send_raw(&[0; 20], ("198.51.100.2", peer.port()));
+        let id = shown(&client_id(number));
+        let said = format!("client {id}: dropped a packet for the peer's own address");
+        server.lines.wait(&said);
+        lab.server.ip(&format!("route del {route}"));
+    }
+    // PROG is not there any more.
+    fs::remove_file(&prog).unwrap();
+    for number in 3..=4 {
+        Peer::new(lab.client()).send(&client_id(number), &keepalive(1), TO);
+        let id = shown(&client_id(number));
+        server.lines.wait(&format!("client {id}: unable to run "));
+    }
 }
 
 #[test]

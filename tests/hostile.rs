@@ -50,7 +50,7 @@ fn junk_of_every_size_changes_nothing() {
         "an answer to junk"
     );
     assert!(
-        tunnel.server.lines.all().len() <= server_log + 2,
+        tunnel.server.lines.all().len() <= server_log + 8,
         "the log stays bounded"
     );
 }
@@ -126,7 +126,7 @@ fn an_authorised_client_may_send_nonsense() {
     peer.knock(&client_id(2), TO, SERVER_ID);
     beat.wait_beats(20);
     assert!(beat.tally().lost < 20, "{:?}", beat.tally());
-    assert!(server.lines.all().len() < 10, "{:?}", server.lines.all());
+    assert!(server.lines.all().len() < 20, "{:?}", server.lines.all());
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn no_answer_is_larger_than_its_question() {
         }
     }
     assert_eq!(number, 100, "one answer to each keepalive of a client");
-    assert!(server.lines.all().len() < 10);
+    assert!(server.lines.all().len() < 20);
 }
 
 /// A router advertisement to all: a default route of high preference, an MTU, and a prefix to take an

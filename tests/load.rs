@@ -226,7 +226,7 @@ fn a_flood_of_junk_leaves_authorised_traffic_alone() {
     let sent = flood.stop();
     println!("a flood of {sent} datagrams of junk");
     assert!(sent > 10_000);
-    assert!(tunnel.server.lines.all().len() < 10);
+    assert!(tunnel.server.lines.all().len() < 20);
     assert!(proc::resident(tunnel.server.pid()) < memory + 1024);
     tunnel.client.lines.exactly("no answer", 0);
 }
@@ -291,7 +291,7 @@ fn datagrams_of_64_kib_and_keepalives_by_the_thousand() {
         println!("{sent} large datagrams or keepalives");
         assert!(sent > 1000);
     }
-    assert!(server.lines.all().len() < 10);
+    assert!(server.lines.all().len() < 20);
     // Its buffers are touched now.
     assert!(proc::resident(server.pid()) < memory + 1024);
 }

@@ -3,4 +3,5 @@
 
 pub mod error;
 pub mod log;
+pub mod ring;
 pub mod throttle;

@@ -25,6 +25,7 @@ use common::io::watch::{Watch, Watched};
 use common::peers::authorized::Authorized;
 use common::report::error::{Context, Result, reason};
 use common::report::log;
+use common::report::ring::Ring;
 use common::report::throttle::Throttle;
 use common::startup::identity;
 use common::startup::options::{Action, Common};
@@ -112,11 +113,11 @@ pub(crate) struct Server {
 struct Throttles {
     wait: Throttle,
     malformed: Throttle,
-    unknown: Throttle,
-    keyed: Throttle,
+    unknown: Ring<PeerId>,
+    keyed: Ring<PeerId>,
     receive: Throttle,
-    tun: Throttle,
-    prog: Throttle,
+    tun: Ring<PeerId>,
+    prog: Ring<PeerId>,
 }
 
 /// The members of the select() set.
@@ -226,11 +227,11 @@ impl Program for Server {
             throttles: Throttles {
                 wait: Throttle::per_minute(),
                 malformed: Throttle::per_minute(),
-                unknown: Throttle::per_minute(),
-                keyed: Throttle::per_minute(),
+                unknown: Ring::new(),
+                keyed: Ring::new(),
                 receive: Throttle::per_minute(),
-                tun: Throttle::per_minute(),
-                prog: Throttle::per_minute(),
+                tun: Ring::new(),
+                prog: Ring::new(),
             },
         };
         server.catch_signals().context(|| "catch signals".into())?;

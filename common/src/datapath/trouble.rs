@@ -1,6 +1,7 @@
 //! Lines about packets that were lost or had to go one by one, each kind at a bounded rate.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -11,38 +12,29 @@ use crate::io::socket::would_block;
 use crate::io::target::Target;
 use crate::report::error::reason;
 use crate::report::log;
-use crate::report::throttle::Throttle;
+use crate::report::ring::Ring;
 use crate::wire::id::PeerId;
 
-/// What was logged lately.
+/// What was logged lately, and of whom.
+#[derive(Default)]
 pub struct TroubleLog {
-    lost: Throttle,
-    looped: Throttle,
-    crossed: Throttle,
-    go: Throttle,
-    come: Throttle,
-}
-
-impl Default for TroubleLog {
-    fn default() -> Self {
-        Self::of(Throttle::per_minute)
-    }
+    lost: Ring<SocketAddr>,
+    looped: Ring<Whose>,
+    crossed: Ring<Whose>,
+    go: Ring<Whose>,
+    come: Ring<Whose>,
 }
 
 impl TroubleLog {
-    fn of(throttle: impl Fn() -> Throttle) -> Self {
-        Self {
-            lost: throttle(),
-            looped: throttle(),
-            crossed: throttle(),
-            go: throttle(),
-            come: throttle(),
-        }
-    }
-
-    /// As if a line of each kind had been logged at this time.
+    /// As if lines of each kind had been logged at this time.
     pub fn since(at: Instant) -> Self {
-        Self::of(|| Throttle::per_minute().passed(at))
+        Self {
+            lost: Ring::passed(at),
+            looped: Ring::passed(at),
+            crossed: Ring::passed(at),
+            go: Ring::passed(at),
+            come: Ring::passed(at),
+        }
     }
 
     /// Logs, and takes from the tally, what went wrong with packets from a tun to a peer. A server
@@ -58,7 +50,7 @@ impl TroubleLog {
     fn log_sent(&mut self, client: Option<PeerId>, tally: &mut Tally, target: &Target) {
         let (whose, now) = (Whose(client), Instant::now());
         if let Some(how) = tally.looped.take() {
-            let (throttle, what) = match how {
+            let (ring, what) = match how {
                 Loop::Itself => (
                     &mut self.looped,
                     "for the peer's own address and port: the tunnel is routed into itself",
@@ -68,7 +60,7 @@ impl TroubleLog {
                     "that came by for the third time: tunnels lead through each other",
                 ),
             };
-            if let Some(held_back) = throttle.pass(now) {
+            if let Some(held_back) = ring.pass(whose, now) {
                 log::warning(format_args!("{whose}dropped a packet {what}{held_back}"));
             }
         }
@@ -93,7 +85,7 @@ impl TroubleLog {
     #[cold]
     pub fn lost(&mut self, error: Errno, target: &Target, now: Instant) {
         if !would_block(error)
-            && let Some(held_back) = self.lost.pass(now)
+            && let Some(held_back) = self.lost.pass(target.address(), now)
         {
             let (to, reason) = (target.address(), reason(&error.into()));
             log::warning(format_args!("unable to send to {to}: {reason}{held_back}"));
@@ -102,8 +94,8 @@ impl TroubleLog {
 }
 
 #[cold]
-fn log_refusal(throttle: &mut Throttle, whose: Whose, way: &str, error: Errno) {
-    if let Some(held_back) = throttle.pass(Instant::now()) {
+fn log_refusal(ring: &mut Ring<Whose>, whose: Whose, way: &str, error: Errno) {
+    if let Some(held_back) = ring.pass(whose, Instant::now()) {
         let reason = reason(&error.into());
         log::info(format_args!(
             "{whose}packets {way} one by one, many at once were refused: {reason}{held_back}"
@@ -112,7 +104,7 @@ fn log_refusal(throttle: &mut Throttle, whose: Whose, way: &str, error: Errno) {
 }
 
 /// How a line begins.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct Whose(Option<PeerId>);
 
 impl fmt::Display for Whose {

@@ -31,12 +31,6 @@ impl Throttle {
         }
     }
 
-    /// As if an event had passed at `at`.
-    pub fn passed(mut self, at: Instant) -> Self {
-        self.last = Some(at);
-        self
-    }
-
     /// Asks for an event at `now`; `None` means that it is held back.
     pub fn pass(&mut self, now: Instant) -> Option<HeldBack> {
         if self
@@ -46,13 +40,8 @@ impl Throttle {
             self.held_back += 1;
             return None;
         }
-        Some(self.pass_anyway(now))
-    }
-
-    /// For an event that is not to be held back; the next ones are.
-    pub fn pass_anyway(&mut self, now: Instant) -> HeldBack {
         self.last = Some(now);
-        HeldBack(std::mem::take(&mut self.held_back))
+        Some(HeldBack(std::mem::take(&mut self.held_back)))
     }
 }
 
@@ -80,9 +69,8 @@ mod tests {
         let held_back = throttle.pass(at(60)).expect("a minute has passed");
         assert_eq!(held_back.to_string(), " (2 more since the last such line)");
         assert_eq!(throttle.pass(at(61)), None);
-        assert_eq!(throttle.pass_anyway(at(62)), HeldBack(1));
-        assert_eq!(throttle.pass(at(121)), None);
-        assert_eq!(throttle.pass_anyway(at(122)), HeldBack(1));
+        assert_eq!(throttle.pass(at(119)), None);
+        assert_eq!(throttle.pass(at(120)), Some(HeldBack(2)));
         assert_eq!(
             throttle.pass(at(182)).map(|h| h.to_string()),
             Some(String::new())

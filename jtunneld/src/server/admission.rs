@@ -45,7 +45,7 @@ impl Server {
     pub(super) fn admit(&mut self, id: PeerId, at: Range<usize>, now: Instant) -> Option<Slot> {
         let Some(grant) = self.authorized.admits(id, now) else {
             self.discards.unknown += 1;
-            if let Some(held_back) = self.throttles.unknown.pass(now) {
+            if let Some(held_back) = self.throttles.unknown.pass(id, now) {
                 log::warning(format_args!(
                     "dropped a datagram of client {id} from {}: not authorised{held_back}",
                     self.datagrams.from
@@ -84,7 +84,7 @@ impl Server {
             Err(error) => {
                 self.discards.no_device += 1;
                 self.next_tun = now + TUN_RETRY;
-                if let Some(held_back) = self.throttles.tun.pass(now) {
+                if let Some(held_back) = self.throttles.tun.pass(id, now) {
                     log::warning(format_args!("client {id}: {error}{held_back}"));
                 }
                 None
@@ -182,7 +182,7 @@ impl Server {
             Err(error) => {
                 self.starts.push_back(client.id);
                 self.next_start = now + START_RETRY;
-                if let Some(held_back) = self.throttles.prog.pass(now) {
+                if let Some(held_back) = self.throttles.prog.pass(client.id, now) {
                     let (prog, reason) = (self.hook.program().display(), reason(&error));
                     log::warning(format_args!(
                         "client {}: unable to run {prog}: {reason}{held_back}",

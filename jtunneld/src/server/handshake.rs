@@ -99,7 +99,7 @@ impl Server {
     #[cold]
     pub(super) fn on_stray_keyed(&mut self, id: PeerId, now: Instant) {
         self.discards.keyed += 1;
-        if let Some(held_back) = self.throttles.keyed.pass(now) {
+        if let Some(held_back) = self.throttles.keyed.pass(id, now) {
             let from = &self.datagrams.from;
             log::warning(format_args!(
                 "client {id}: dropped a packet of a keyed link from {from}: its file here has no \
