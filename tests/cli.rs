@@ -47,19 +47,19 @@ fn assert_set_up_failed(output: &Output, message: &str) {
 /// In front of a command: a caller who leaves all files open to all.
 const UMASK_0: [&str; 4] = ["sh", "-c", "umask 0; exec \"$@\"", "sh"];
 
-/// A usage error: the reason, then the usage, status 100.
+/// A usage error: the reason, then the synopsis and where there is more, status 100.
 #[track_caller]
 fn assert_wrong_usage(program: &'static str, output: &Output, reason: &str) {
     assert_failed(output, 100, &format!("{program}: {reason}"));
     let said = text(&output.stderr);
     let (_, usage) = said.split_once('\n').unwrap();
     assert!(usage.starts_with(&format!("usage: {program} [-")), "{said}");
+    assert!(said.lines().count() <= 6, "{said}");
     // The same words as -h.
     let host = Host::new("help");
-    assert_eq!(
-        usage,
-        text(&Launch::new(&host, program).options(["-h"]).output().stdout)
-    );
+    let help = text(&Launch::new(&host, program).options(["-h"]).output().stdout);
+    let (synopsis, _) = help.split_once("\n\n").unwrap();
+    assert_eq!(usage, format!("{synopsis}\n-h for help\n"));
 }
 
 #[test]
@@ -74,6 +74,9 @@ fn help_and_version() {
             &["-f", "-h", "-v"],
             &["-V", "-I"],
             &["-h", "-p", "1"],
+            &["--help"],
+            &["--version"],
+            &["-f", "--help", "-p", "1"],
         ] {
             let output = Launch::new(&host, program).options(options).output();
             assert_eq!(
@@ -81,7 +84,10 @@ fn help_and_version() {
                 (Some(0), String::new())
             );
             let said = text(&output.stdout);
-            match options.contains(&"-h") {
+            match options
+                .iter()
+                .any(|option| ["-h", "--help"].contains(option))
+            {
                 true => assert!(said.starts_with(&format!("usage: {program} ")), "{said}"),
                 false => assert_eq!(said, format!("{program} {}\n", env!("CARGO_PKG_VERSION"))),
             }
@@ -232,7 +238,7 @@ fn missing_and_unknown_words() {
         ),
         ("jtunneld", &["-A", "/bin/true"], "Unrecognized option: 'A'"),
         ("jtunneld", &["-x", "/bin/true"], "Unrecognized option: 'x'"),
-        ("jtunneld", &["--help"], "Unrecognized option: 'help'"),
+        ("jtunneld", &["--hel"], "Unrecognized option: 'hel'"),
         ("jtunneld", &["-p"], "Argument to option 'p' missing"),
         (
             "jtunneld",

@@ -19,7 +19,7 @@ usage: jtunnel-client [-AfhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i CLIENT_ID]
   -d DIR           configuration directory (default: /etc/jtunnel)
   -f               stay in the foreground, log to standard error as well
   -G WORD          print a new key, WORD is seal or sign, and exit
-  -h               print this and exit
+  -h               print this and exit; also --help
   -I               print this host's identifier, made if missing, and exit
   -i CLIENT_ID     own identifier, instead of the one in DIR/id
   -K               speak with keyed peers only
@@ -29,7 +29,7 @@ usage: jtunnel-client [-AfhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i CLIENT_ID]
   -O               no offload: one packet per read and write
   -P PIDFILE       write the process id there
   -p BIND_PORT     local UDP port (default: any free one)
-  -V               print the version and exit
+  -V               print the version and exit; also --version
   -v               log in more detail
 
 A server is accepted while DIR/servers/ID exists. PROG ARGS is run with

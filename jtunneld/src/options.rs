@@ -16,7 +16,7 @@ usage: jtunneld [-fhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i SERVER_ID]
   -d DIR           configuration directory (default: /etc/jtunnel)
   -f               stay in the foreground, log to standard error as well
   -G WORD          print a new key, WORD is seal or sign, and exit
-  -h               print this and exit
+  -h               print this and exit; also --help
   -I               print this host's identifier, made if missing, and exit
   -i SERVER_ID     own identifier, instead of the one in DIR/id
   -K               speak with keyed peers only
@@ -25,7 +25,7 @@ usage: jtunneld [-fhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i SERVER_ID]
   -O               no offload: one packet per read and write
   -P PIDFILE       write the process id there
   -p BIND_PORT     local UDP port (default: 5886)
-  -V               print the version and exit
+  -V               print the version and exit; also --version
   -v               log in more detail
 
 A client is authorised while DIR/clients/ID exists. For each new one PROG ARGS

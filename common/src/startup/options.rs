@@ -80,8 +80,11 @@ pub fn parser() -> Options {
     let mut options = Options::new();
     // Without it PROG's own options would be taken for ours.
     options.parsing_style(ParsingStyle::StopAtFirstFree);
-    for flag in ["f", "h", "I", "K", "O", "V", "v"] {
+    for flag in ["f", "I", "K", "O", "v"] {
         options.optflagmulti(flag, "", "");
+    }
+    for (flag, name) in [("h", "help"), ("V", "version")] {
+        options.optflagmulti(flag, name, "");
     }
     for option in ["b", "d", "G", "i", "M", "m", "P", "p"] {
         options.optopt(option, "", "", "");

@@ -49,7 +49,9 @@ pub fn main<P: Program>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             let _ = writeln!(stderr, "{}: {error}", P::NAME);
             log::error(format_args!("{error}"));
             if matches!(error, Error::Usage(_)) {
-                let _ = write!(stderr, "{}", P::USAGE);
+                // What the options mean is a page, and would carry the message away.
+                let synopsis = P::USAGE.split("\n\n").next().unwrap_or_default();
+                let _ = writeln!(stderr, "{synopsis}\n-h for help");
             }
             error.exit_code().into()
         }
