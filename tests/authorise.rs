@@ -229,7 +229,7 @@ fn unfit_files(config: &Config) -> Vec<String> {
         fs::write(config.peer(name), "").unwrap();
     }
     [
-        ("a001", "has content"),
+        ("a001", "it does not begin with `seal` or `sign`"),
         ("a002", "is not a regular file"),
         ("a003", "is not a regular file"),
         ("a004", "is larger than 4096 bytes"),
@@ -316,7 +316,10 @@ fn a_file_that_gets_content_is_refused_at_hup() {
     Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
     fs::write(server.config.peer(&client_id(1)), "key\n").unwrap();
     server.signal(Signal::SIGHUP);
-    wait_for_parts(&server.lines, "/0001...: |has content");
+    wait_for_parts(
+        &server.lines,
+        "/0001...: |it does not begin with `seal` or `sign`",
+    );
     server.lines.wait("forgotten");
     lab.server.wait_tuns(0);
 }

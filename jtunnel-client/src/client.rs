@@ -27,7 +27,7 @@ use common::io::target::Target;
 use common::io::tun::{Mode, Tun};
 use common::keyed::Sealer;
 use common::keyed::secret::Word;
-use common::peers::authorized::{Authorized, Grant};
+use common::peers::authorized::Authorized;
 use common::report::error::{Context, Error, Result, reason};
 use common::report::log;
 use common::report::throttle::Throttle;
@@ -174,14 +174,10 @@ impl Program for Client {
         let now = Instant::now();
         let directory = options.directory.join(Self::PEERS);
         let mut authorized = Authorized::new(directory, options.keyed_only, now);
-        if config.accept_any {
-            authorized.reload(now);
-            let mut grants = authorized.grants();
-            if grants.any(|(_, grant)| matches!(grant, Grant::Keyed(_))) {
-                return Err(Error::Usage(
-                    "-A accepts any server, but a file here has a key".into(),
-                ));
-            }
+        if config.accept_any && authorized.find_key(now) {
+            return Err(Error::Usage(
+                "-A accepts any server, but a file here has a key".into(),
+            ));
         }
         let tun_mode = Mode {
             mtu: options.mtu,
@@ -432,13 +428,13 @@ impl Client {
                 });
         log::info(format_args!(
             "status: device {}, server {server}, {heard}, {} keepalives unanswered, round trip \
-             {round_trip}, received {} packets {} bytes, dropped {}, {}",
+             {round_trip}, {}, received {} packets {} bytes, dropped {}",
             device.as_deref().unwrap_or("none"),
             self.keepalive.unanswered(),
+            self.session_status(now),
             self.received.count.packets,
             self.received.count.bytes,
-            self.received.count.dropped,
-            self.session_status(now)
+            self.received.count.dropped
         ));
         if let Some(sender) = self.sender {
             let _ = kill(sender, Signal::SIGUSR1);

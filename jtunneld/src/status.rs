@@ -108,20 +108,20 @@ impl Report {
 
 fn write_client(client: &Client, now: Instant) -> Delivery {
     log::report(format_args!(
-        "client {} {} {} heard {} s ago, received {} packets {} bytes, sent {} packets {} bytes, \
-         dropped {}, {}",
+        "client {} {} {} heard {} s ago, {}, received {} packets {} bytes, sent {} packets {} \
+         bytes, dropped {}",
         client.id,
         client.tun.current_name().as_deref().unwrap_or("(deleted)"),
         client.target.address(),
         now.saturating_duration_since(client.heard).as_secs(),
+        client
+            .link
+            .as_ref()
+            .map_or_else(|| "plain".into(), |link| link.status(now)),
         client.received.count.packets,
         client.received.count.bytes,
         client.sent.count.packets,
         client.sent.count.bytes,
-        client.received.count.dropped + client.sent.count.dropped,
-        client
-            .link
-            .as_ref()
-            .map_or_else(|| "plain".into(), |link| link.status(now))
+        client.received.count.dropped + client.sent.count.dropped
     ))
 }

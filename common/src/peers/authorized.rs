@@ -157,6 +157,12 @@ impl Authorized {
         self.ids.len() > before
     }
 
+    /// Makes the list without a word, and returns whether anybody has a key.
+    pub fn find_key(&mut self, now: Instant) -> bool {
+        self.replace(now);
+        !self.keyed.is_empty()
+    }
+
     /// Whether there are files of peers, and none of them authorises.
     pub fn refuses_all(&self) -> bool {
         self.ids.is_empty() && !self.refused.is_empty()

@@ -138,7 +138,7 @@ impl Server {
             .as_ref()
             .map_or_else(|| "PLAIN".into(), |link| link.to_string());
         log::info(format_args!(
-            "client {id} admitted from {} on {}, {protection}",
+            "client {id} admitted from {} as {protection} on {}",
             self.datagrams.from,
             tun.name()
         ));
