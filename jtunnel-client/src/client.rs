@@ -343,14 +343,15 @@ impl Client {
                 self.choose_servers(now);
             }
             let was_searching = self.keepalive.is_searching();
-            if self.keepalive.take_silence() {
+            // Who sends nothing hears nothing.
+            if self.keepalive.take_silence() && !self.is_mute() {
                 self.on_silence(!was_searching, now);
             }
             self.send_keepalive(now);
             // A PROG that stays may have said something.
             self.hook.hear(now);
         }
-        if self.keepalive.take_overdue(now) {
+        if self.keepalive.take_overdue(now) && !self.is_mute() {
             self.log_search(now);
         }
     }

@@ -244,7 +244,7 @@ impl Authorized {
                     ids.insert(place, id);
                     if exposed {
                         findings.push(format!(
-                            "{directory}/{id}: other users can read the key in it"
+                            "other users can read the key in {directory}/{id}: chmod 600"
                         ));
                     }
                 }

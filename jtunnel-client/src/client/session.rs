@@ -1,5 +1,6 @@
 //! The link to keyed servers: which they are, the sessions with them, and the child of each session.
 
+use std::mem::replace;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Instant;
@@ -12,6 +13,7 @@ use common::keyed::secret::{Secret, Word};
 use common::peers::authorized::Grant;
 use common::report::log;
 use common::report::throttle::Throttle;
+use common::startup::program::Program;
 use common::sys;
 use common::wire::id::PeerId;
 
@@ -21,6 +23,8 @@ use super::Client;
 pub(super) struct Link {
     /// The protocol.
     keyed: Keyed,
+    /// Whether a session was told of since the files changed.
+    told: bool,
     /// How often each reason was one to drop a datagram.
     discarded: [u32; Discard::COUNT],
     handshakes: Throttle,
@@ -34,6 +38,7 @@ impl Link {
     fn new(keyed: Keyed) -> Self {
         Self {
             keyed,
+            told: false,
             discarded: [0; Discard::COUNT],
             handshakes: Throttle::per_minute(),
             plain: Throttle::per_minute(),
@@ -92,6 +97,17 @@ impl Client {
         if self.config.accept_any {
             return;
         }
+        self.take_strongest(now);
+        if self.is_mute() {
+            let directory = self.config.common.directory.join(Self::PEERS);
+            log::warning(format_args!(
+                "nothing is sent: no file in {} can be used",
+                directory.display()
+            ));
+        }
+    }
+
+    fn take_strongest(&mut self, now: Instant) {
         let secrets = self
             .authorized
             .grants()
@@ -127,7 +143,11 @@ impl Client {
         }
         let (own, interval) = (self.id.bytes(), self.config.keepalive);
         let had_session = match &mut self.link {
-            Some(link) => link.keyed.set_servers(chosen),
+            Some(link) => {
+                let had_session = link.keyed.set_servers(chosen);
+                link.told &= !had_session;
+                had_session
+            }
             None => {
                 self.link = Some(Box::new(Link::new(Keyed::new(own, chosen, interval))));
                 true
@@ -295,8 +315,12 @@ impl Client {
     fn session_up(&mut self, up: Up, id: PeerId, now: Instant) -> Option<Range<usize>> {
         self.take_address();
         let (word, from) = (self.protection(), &self.datagrams.from);
+        let told = self
+            .link
+            .as_mut()
+            .is_some_and(|link| replace(&mut link.told, true));
         let is_news = self.keepalive.heard(now);
-        if self.keepalive.answered_last(now) || is_news {
+        if self.keepalive.answered_last(now) || is_news || !told {
             log::info(format_args!(
                 "server {id} answers from {from}, {word} session up"
             ));
