@@ -711,7 +711,7 @@ fn a_forged_icmp6_narrows_no_path_for_small_packets() {
             lab,
         }
     };
-    for way in forge_too_big(&up("1224")) {
+    for way in forge_too_big(&up("1200")) {
         assert!(!way.contains("mtu 1280"), "{way}");
     }
     // Larger ones need to hear of a narrow path.

@@ -152,13 +152,14 @@ fn variables_and_signals_are_in_the_manual() {
     for (program, variables) in [
         (
             "jtunneld",
-            &["TUN_DEV_NAME", "TUN_CLIENT_ID", "TUN_MTU"][..],
+            &["TUN_DEV_NAME", "TUN_CLIENT_ID", "TUN_MTU", "TUN_PROTECTION"][..],
         ),
         (
             "jtunnel-client",
             &[
                 "TUN_DEV_NAME",
                 "TUN_MTU",
+                "TUN_PROTECTION",
                 "TUN_SERVER_ADDRESS",
                 "TUN_SERVER_PORT",
             ],

@@ -18,10 +18,10 @@ use crate::io::memory;
 use crate::io::source::Source;
 use crate::io::target::Target;
 use crate::io::unlisted::Unlisted;
+use crate::keyed::OVERHEAD;
 use crate::report::error::{Context, Result};
 use crate::sys;
 use crate::sys::address::RawAddress;
-use crate::wire::packet::HEADER_LEN;
 
 /// Receive buffer, in bytes: room for all that comes while a busy processor is elsewhere for
 /// 10 ms. The default of 208 KiB loses bursts.
@@ -35,8 +35,8 @@ const BUFFER_SHARE: u64 = 32;
 const SEND_BUFFER_LEN: usize = 512 << 10;
 
 /// Packets up to this length fit every path of IPv6, which is of 1280 bytes at least (RFC 8200, 5),
-/// behind the headers of IPv6, UDP and ours.
-const MAX_MTU_OF_ANY_PATH: usize = 1280 - 40 - 8 - HEADER_LEN;
+/// with the headers of IPv6 and UDP and what a keyed link adds, which is more than a plain one does.
+const MAX_MTU_OF_ANY_PATH: usize = 1280 - 40 - 8 - OVERHEAD;
 
 /// Flags of every call that is not to wait, which is every send.
 const NOWAIT: c_int = libc::MSG_DONTWAIT;
