@@ -135,6 +135,14 @@ tunnel_address() {
         sed -n 's/.* inet6* \([0-9a-f.:]*\).*/\1/p' | grep .
 }
 
+# The datagrams of a capture, each as a line of hex digits.
+datagrams() {
+    tcpdump -n -x -r "$tmp/router/$1" 2>/dev/null |
+        awk '/^[0-9]/ { if (line) print line; line = ""; next }
+            { for (n = 2; n <= NF; n++) line = line $n }
+            END { if (line) print line }'
+}
+
 ended() {
     ! device "$1" && [ ! -e "$tmp/$1/$2.pid" ]
 }
@@ -301,6 +309,75 @@ throughput -R
 echo "   server to client: $rate Mbit/s"
 down=$rate
 
+step "On the wire the link is plain so far: the router's uplink sees what is in it"
+
+# An IPv4 address as it is in a packet.
+hex() {
+    # shellcheck disable=SC2046 # one word for each byte
+    printf '%02x%02x%02x%02x' $(echo "$1" | tr . ' ')
+}
+
+# capture FILE: three pings through the tunnel, as the router's uplink sees them. How many datagrams
+# of how many show an inner address is in $shown and $seen.
+capture() {
+    beside router tcpdump -n -i wan -U -Z root -w "$1" udp port 5886
+    wait_for 10 "tcpdump" test -s "$tmp/router/$1"
+    sleep 0.5
+    on client ping -n -c 3 -i 0.2 -W 2 "$inner" >/dev/null || fail "no answer through the tunnel"
+    wait_for 10 "the capture" captured "$1" 6
+    echo "   router# tcpdump -n -x -i wan udp port 5886"
+    tcpdump -n -x -c 1 -r "$tmp/router/$1" udp dst port 5886 and greater 100 2>/dev/null | indent
+    seen=$(datagrams "$1" | wc -l)
+    shown=$(datagrams "$1" | grep -c "$(hex "$inner")") || :
+    echo "   $shown of $seen datagrams show $inner, the address inside ($(hex "$inner"))."
+}
+
+captured() {
+    [ "$(datagrams "$1" | wc -l)" -ge "$2" ]
+}
+
+capture plain
+[ "$shown" -ge 6 ] || fail "the capture should have shown inner addresses"
+
+step "Sealed: a key is made on the server and carried to the client, then both read their files again"
+
+echo "   server# jtunneld -G seal >jtunnel/clients/.new && mv jtunnel/clients/.new jtunnel/clients/$client_id"
+on server sh -c "jtunneld -G seal >jtunnel/clients/.new && mv jtunnel/clients/.new jtunnel/clients/$client_id" ||
+    fail "no key was made"
+echo "   client# scp -p server:jtunnel/clients/$client_id jtunnel/servers/.new && mv jtunnel/servers/.new jtunnel/servers/$server_id"
+echo "   (here it is cp that carries it)"
+cp -p "$tmp/server/jtunnel/clients/$client_id" "$tmp/client/jtunnel/servers/.new"
+mv "$tmp/client/jtunnel/servers/.new" "$tmp/client/jtunnel/servers/$server_id"
+signal HUP server jtunneld
+signal HUP client jtunnel-client
+wait_for 10 "the sealed link" logged client 'seal session up'
+wait_for 10 "the server's sealed link" logged server 'admitted.*seal, check value'
+wait_for 10 "a ping through the sealed link" answers "$inner"
+grep -h -e 'check value' -e 'seal session up' "$tmp/server/messages" "$tmp/client/messages" | indent
+checks=$(cat "$tmp/server/messages" "$tmp/client/messages" | sed -n 's/.*check value \([0-9a-f]*\).*/\1/p' | sort -u | wc -l)
+[ "$checks" = 1 ] || fail "the check values are not the same"
+capture sealed
+[ "$shown" = 0 ] || fail "a sealed link shows inner addresses"
+throughput
+echo "   client to server, sealed: $rate Mbit/s"
+sealed=$rate
+
+step "A datagram that somebody has recorded and sends again is dropped and counted"
+
+# Of the sealed ones to the server the one of a ping: behind the headers of IP and UDP.
+tcpdump -n -x -c 1 -r "$tmp/router/sealed" udp dst port 5886 and 'udp[16] = 0x13' 2>/dev/null |
+    sed -n 's/^[[:space:]]*0x[0-9a-f]*: *//p' | tr -d ' \n' | cut -c 57- >"$tmp/router/replay.hex"
+sed 's/../\\x&/g' "$tmp/router/replay.hex" >"$tmp/router/replay.printf"
+busybox printf "$(cat "$tmp/router/replay.printf")" >"$tmp/router/replay"
+[ -s "$tmp/router/replay" ] || fail "there was nothing to replay"
+show router bash -c "cat replay >/dev/udp/$outer/5886"
+wait_for 10 "the server's line" logged server 'dropped a datagram from .*: replayed'
+signal USR1 server jtunneld
+wait_for 5 "the server's count" logged server 'seal session .* replayed 1,'
+grep -e ': replayed' -e 'replayed 1,' "$tmp/server/messages" | indent
+! logged server 'moved from' || fail "the server took the replay for the client's"
+show client ping -n -c 1 -W 2 "$inner"
+
 step "New addresses under a running ping; nothing is restarted"
 
 new_lease() {
@@ -338,7 +415,7 @@ step "What the programs say of themselves"
 
 signal USR1 server jtunneld
 signal USR1 client jtunnel-client
-wait_for 5 "the server's status" logged server 'client .* heard'
+wait_for 5 "the server's status" logged server '198\.51\.100\.3:.* heard'
 wait_for 5 "the client's status" logged client 'status: sent'
 grep -h -e 'status:' -e 'heard' "$tmp/server/messages" "$tmp/client/messages" | indent
 logged server '198\.51\.100\.3:' || fail "the server did not follow the client to its new address"
@@ -352,5 +429,6 @@ wait_for 10 "the server to end" ended server jtunneld
 echo "   Both are gone."
 
 printf '\nAll of it worked: 16 MiB each way with matching checksums, %s Mbit/s up, %s Mbit/s down,\n' "$up" "$down"
+printf '%s Mbit/s up when sealed, no inner address on the wire, a replay dropped,\n' "$sealed"
 printf '%s of %s pings lost when the client got a new address, %s when the router did.\n' \
     "$lost_lease" "$pings" "$lost_public"

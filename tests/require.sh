@@ -16,7 +16,7 @@ needs() {
     case $1 in
     build) echo cargo cc make ;;
     check) echo root tun bird busybox conntrack ethtool faketime ip mandoc nft ping smcrouted strace tcpdump venv ;;
-    demo) echo root tun busybox ip iperf3 nft ping sha256sum timeout ;;
+    demo) echo root tun bash busybox ip iperf3 nft ping sha256sum tcpdump timeout ;;
     bench) echo root tun ip ping ;;
     lint) echo cargo cargo-clippy cargo-fmt cc mandoc ;;
     static) echo cc std-source venv arm-linux-gnueabihf-strip \
@@ -65,7 +65,7 @@ have() {
     cargo) oldest=$(printf '%s\n' "$rust" "$(rustc --version 2>/dev/null | cut -d ' ' -f 2)" | sort -V | head -n 1)
         command -v cargo >/dev/null && [ "$oldest" = "$rust" ] ;;
     busybox) command -v busybox >/dev/null &&
-        [ "$(busybox --list | grep -cx -e httpd -e syslogd -e wget)" = 3 ] ;;
+        [ "$(busybox --list | grep -cx -e httpd -e printf -e syslogd -e wget)" = 4 ] ;;
     std-source) [ -x /usr/bin/cargo ] && [ -x /usr/bin/rustc ] &&
         [ -e "$(/usr/bin/rustc --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock" ] ;;
     venv) python3 -c 'import venv, ensurepip' 2>/dev/null ;;
