@@ -305,7 +305,7 @@ fn what_an_administrator_has_to_know_is_said() {
             &[
                 "option dest_port 5886",
                 "give each role of a host, and each server that is not your own, a -d of its own",
-                "turns all that goes to this client to that address",
+                "turns all that goes to a plain client to that address",
                 "Fragments of outer packets can be spoiled by anyone",
                 "On hosts with other users give one below 1024 with -p",
                 "systemctl reload jtunneld",

@@ -112,6 +112,7 @@ fn what_the_servers_prog_finds() {
             format!("TUN_CLIENT_ID={}", client_id(1)),
             format!("TUN_DEV_NAME={tun}"),
             "TUN_MTU=1300".into(),
+            "TUN_PROTECTION=plain".into(),
         ]
     );
     server.lines.wait("to-output");
@@ -140,6 +141,7 @@ fn what_the_clients_prog_finds() {
             [
                 format!("TUN_DEV_NAME={tun}"),
                 "TUN_MTU=1420".into(),
+                "TUN_PROTECTION=plain".into(),
                 format!("TUN_SERVER_ADDRESS={address}"),
                 "TUN_SERVER_PORT=5886".into(),
             ]

@@ -348,7 +348,7 @@ fn no_usr1_is_lost() {
 fn usr1_tells_the_state() {
     let tunnel = Tunnel::plain(Lab::direct());
     let line = tunnel.server.report("status: ");
-    assert!(line.contains("status: 1 clients, 1 authorised; dropped: 0 short, 0 unknown, 0 from port 0, 0 truncated, 0 without a device"), "{line}");
+    assert!(line.contains("status: 1 clients, 1 authorised; dropped: 0 short, 0 unknown, 0 from port 0, 0 truncated, 0 of keyed links, 0 without a device"), "{line}");
     let device = &tunnel.lab.server.tuns()[0];
     let line = tunnel.server.lines.wait(" heard ");
     let start = format!("client {} {device} 198.51.100.2:", shown(&client_id(1)));

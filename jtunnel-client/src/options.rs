@@ -8,11 +8,10 @@ use common::startup::options::{Action, Common, common, other_action, parser, por
 
 /// The words of `-h`, and of the manual's synopsis.
 pub(crate) const USAGE: &str = "\
-usage: jtunnel-client [-AfhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i CLIENT_ID]
-                      [-d DIR] [-k SECONDS] [-M MARK] [-m MTU] [-P PIDFILE]
-                      ADDRESS PORT PROG [ARGS...]
-       jtunnel-client -I [-d DIR]
-       jtunnel-client -G WORD
+usage: jtunnel-client [-AfhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT]
+                      [-i CLIENT_ID] [-d DIR] [-k SECONDS] [-M MARK] [-m MTU]
+                      [-P PIDFILE] ADDRESS PORT PROG [ARGS...]
+       jtunnel-client -I [-d DIR]   or   jtunnel-client -G WORD
 
   -A               accept any identifier from the server's address and port
   -b BIND_ADDRESS  local address (default: every address, IPv6 and IPv4)
@@ -33,8 +32,8 @@ usage: jtunnel-client [-AfhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i CLIENT_ID]
   -v               log in more detail
 
 A server is accepted while DIR/servers/ID exists. PROG ARGS is run with
-TUN_DEV_NAME, TUN_MTU, TUN_PROTECTION, TUN_SERVER_ADDRESS and TUN_SERVER_PORT in
-its environment. The link is signed or sealed if a key is in that file.
+TUN_DEV_NAME, TUN_MTU, TUN_PROTECTION, TUN_SERVER_ADDRESS and TUN_SERVER_PORT
+in its environment. The link is signed or sealed if a key is in that file.
 ";
 
 /// Conntrack forgets one-way UDP after 30 s (net.netfilter.nf_conntrack_udp_timeout).

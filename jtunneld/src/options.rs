@@ -9,8 +9,7 @@ use common::startup::options::{Action, Common, DEFAULT_PORT, common, other_actio
 pub(crate) const USAGE: &str = "\
 usage: jtunneld [-fhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i SERVER_ID]
                 [-d DIR] [-M MARK] [-m MTU] [-P PIDFILE] PROG [ARGS...]
-       jtunneld -I [-d DIR]
-       jtunneld -G WORD
+       jtunneld -I [-d DIR]   or   jtunneld -G WORD
 
   -b BIND_ADDRESS  local address (default: every address, IPv6 and IPv4)
   -d DIR           configuration directory (default: /etc/jtunnel)

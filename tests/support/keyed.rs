@@ -90,10 +90,7 @@ impl Ends {
     /// The tunnel must be up: sockets want addresses.
     pub fn new(client: &Host, server: &Host) -> Self {
         let inner = Inner(1);
-        let bind = |host: &Host, address| {
-            let socket = host.run(move || UdpSocket::bind((address, 9))).unwrap();
-            socket
-        };
+        let bind = |host: &Host, address| host.run(move || UdpSocket::bind((address, 9))).unwrap();
         let ends = Self {
             client: bind(client, inner.client4()),
             server: bind(server, inner.server4()),
