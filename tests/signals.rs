@@ -354,7 +354,7 @@ fn usr1_tells_the_state() {
     let start = format!("client {} {device} 198.51.100.2:", shown(&client_id(1)));
     assert!(line.contains(&start), "{line}");
     let words = [
-        "s ago, received ",
+        "s ago, plain, received ",
         " packets ",
         " bytes, sent ",
         " bytes, dropped ",
