@@ -27,47 +27,51 @@ pub enum Loop {
 /// back. Of the datagrams in a super-packet it looks into the first one.
 #[inline]
 pub fn look(packet: &[u8], id: PeerId, endpoint: SocketAddr) -> Option<Loop> {
-    if !may_be_udp(packet) {
-        return None;
+    // Asked for each packet. So a few bytes let nearly all go: all but UDP, and of UDP what is for
+    // another address and holds no packet where that would be behind a header of ours.
+    let Some(header) = packet.first_chunk::<40>() else {
+        return look_closely(packet, id, endpoint);
+    };
+    let is_ordinary = match (header[0] >> 4, endpoint) {
+        (4, _) if header[9] != 17 => true,
+        (4, SocketAddr::V4(to)) if header[16..20] == to.ip().octets() => false,
+        // The header has no options.
+        (4, _) => !MAY_BEGIN_PACKET[usize::from(header[28 + HEADER_LEN])],
+        (6, _) => !matches!(header[6], 17 | 44),
+        _ => true,
+    };
+    match is_ordinary {
+        true => None,
+        false => look_closely(packet, id, endpoint),
     }
+}
+
+#[inline(never)]
+fn look_closely(packet: &[u8], id: PeerId, endpoint: SocketAddr) -> Option<Loop> {
     if is_addressed_to(packet, endpoint) {
         return Some(Loop::Itself);
     }
-    let is_loop = may_hold_another(packet)
-        && udp_payload(packet).is_some_and(|datagram| holds_own(datagram, id));
-    is_loop.then_some(Loop::Others)
+    came_by(udp_payload(packet)?, id).then_some(Loop::Others)
 }
 
-/// The protocol of IPv4, or the next header of IPv6 and its fragments: one look at a byte or two
-/// lets all of TCP go.
-#[inline]
-fn may_be_udp(packet: &[u8]) -> bool {
-    packet
-        .get(..24)
-        .is_some_and(|header| header[9] == 17 || matches!(header[6], 17 | 44))
-}
-
-/// Whether what lies behind a header of ours, if one begins the payload, looks like a packet. That
-/// is so wherever packets go round: with each turn there is a header more.
-#[inline]
-fn may_hold_another(packet: &[u8]) -> bool {
-    // IPv4 without options, IPv6, and its first fragment.
-    [28, 48, 56]
-        .iter()
-        .any(|at| begins_packet(packet, at + HEADER_LEN))
-}
-
-#[inline]
-fn begins_packet(bytes: &[u8], at: usize) -> bool {
-    let byte = bytes.get(at);
-    byte.is_some_and(|&byte| matches!(byte >> 4, 4 | 6) || byte == KEYED)
-}
-
-/// The same as [`look`] of a datagram's payload, for the others in a super-packet.
+/// The same of a datagram's payload, for the others in a super-packet. Wherever packets go round
+/// there is a header more with each turn, and a packet behind each.
 #[inline]
 pub(crate) fn came_by(datagram: &[u8], id: PeerId) -> bool {
-    begins_packet(datagram, HEADER_LEN) && holds_own(datagram, id)
+    let byte = datagram.get(HEADER_LEN);
+    byte.is_some_and(|&byte| MAY_BEGIN_PACKET[usize::from(byte)]) && holds_own(datagram, id)
 }
+
+/// First bytes behind a header of ours with a packet in it.
+static MAY_BEGIN_PACKET: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = matches!(byte >> 4, 4 | 6) || byte == KEYED as usize;
+        byte += 1;
+    }
+    table
+};
 
 /// Whether a UDP payload holds three headers with this identifier inside each other, perhaps with
 /// others between.

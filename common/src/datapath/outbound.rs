@@ -233,11 +233,14 @@ impl Outbound {
         }
         let head_len = HEADER_LEN + whole.header_len();
         for n in 0..whole.count() {
-            if is_udp && loops::came_by(&self.data[at.clone()][whole.payload(n)], self.id) {
+            let payload = whole.payload(n);
+            let len = payload.len();
+            let bytes = at.start + payload.start..at.start + payload.end;
+            if is_udp && loops::came_by(&self.data[bytes], self.id) {
                 exit.tally.loops(Loop::Others);
                 continue;
             }
-            self.make_room(head_len, head_len + whole.payload(n).len(), exit);
+            self.make_room(head_len, head_len + len, exit);
             let start = self.heads_used;
             self.heads_used += head_len;
             let (id, headers) = self.heads[start..self.heads_used].split_at_mut(HEADER_LEN);

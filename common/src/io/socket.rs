@@ -262,11 +262,11 @@ impl Socket {
 
     /// The same of gathered parts.
     pub(crate) fn send_parts(&self, parts: &[IoSlice<'_>], target: &Target) -> nix::Result<()> {
-        let send = |control: &Control| self.send_with(parts, target, control);
-        match self.send_from_source(target, send) {
-            Err(error) if is_congestion(error) => Err(error),
-            Err(_) if target.source.is_some() => send(&Control::default()),
-            sent => sent,
+        self.unlisted
+            .review(self.fd.as_fd(), target.source.as_ref());
+        match self.send_with(parts, target, &target.control) {
+            Ok(()) => Ok(()),
+            Err(error) => self.send_otherwise(parts, target, None, error),
         }
     }
 
@@ -278,37 +278,39 @@ impl Socket {
         target: &Target,
         len: u16,
     ) -> nix::Result<()> {
-        let send = |control: &Control| {
-            let mut control = *control;
-            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
-            self.send_with(parts, target, &control)
-        };
-        match self.send_from_source(target, send) {
-            // Refused segments may leave singly, and from where they should; there is no more room
-            // from elsewhere.
-            Err(error) if is_refusal(error) || is_congestion(error) => Err(error),
-            Err(_) if target.source.is_some() => send(&Control::default()),
-            sent => sent,
+        self.unlisted
+            .review(self.fd.as_fd(), target.source.as_ref());
+        match self.send_with(parts, target, &segmented(target.control, Some(len))) {
+            Ok(()) => Ok(()),
+            Err(error) => self.send_otherwise(parts, target, Some(len), error),
         }
     }
 
-    /// Sends from where the peer spoke to. EINVAL is not for the source then.
-    #[inline]
-    fn send_from_source(
+    /// Sends what did not leave from where the peer spoke to: from there all the same, if the kernel
+    /// only does not list that address, or from elsewhere.
+    #[cold]
+    fn send_otherwise(
         &self,
+        parts: &[IoSlice<'_>],
         target: &Target,
-        send: impl Fn(&Control) -> nix::Result<()>,
+        len: Option<u16>,
+        error: Errno,
     ) -> nix::Result<()> {
-        let Some(source) = target.source else {
-            return send(&target.control);
-        };
-        let fd = self.fd.as_fd();
-        self.unlisted.review(fd, source);
-        match send(&target.control) {
-            Err(Errno::EINVAL) => {
-                self.unlisted.admit(fd, source)?;
-                send(&target.control)
+        let send = |control| self.send_with(parts, target, &segmented(control, len));
+        let (fd, source) = (self.fd.as_fd(), target.source.as_ref());
+        let result = match error {
+            Errno::EINVAL => {
+                let admitted = self.unlisted.admit(fd, source);
+                admitted.and_then(|()| send(target.control))
             }
+            error => Err(error),
+        };
+        match result {
+            // There is no more room from elsewhere.
+            Err(error) if is_congestion(error) => Err(error),
+            // Refused segments may leave singly, and from where they should.
+            Err(error) if len.is_some() && is_refusal(error) => Err(error),
+            Err(_) if source.is_some() => send(Control::default()),
             sent => sent,
         }
     }
@@ -355,6 +357,15 @@ fn open(options: &Bind) -> nix::Result<(OwnedFd, bool)> {
         }
         result => Ok((result?, true)),
     }
+}
+
+/// Control messages, with one that asks for segments of this length if there is one.
+#[inline]
+fn segmented(mut control: Control, len: Option<u16>) -> Control {
+    if let Some(len) = len {
+        control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
+    }
+    control
 }
 
 /// Length of each datagram in what was received (udp(7)): an `int`, and what can't be is no

@@ -21,7 +21,11 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// What is known of the source that was refused last.
 #[derive(Debug, Default)]
-pub(crate) struct Unlisted(Cell<Option<Verdict>>);
+pub(crate) struct Unlisted {
+    verdict: Cell<Option<Verdict>>,
+    /// Whether there is one: that is asked for each datagram.
+    is_known: Cell<bool>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Verdict {
@@ -38,22 +42,26 @@ impl Verdict {
 }
 
 impl Unlisted {
-    /// To be called before each send from a source: another one, or after a while, is the kernel's
-    /// to judge again.
+    /// To be called before each send: another source, or the same after a while, is the kernel's to
+    /// judge again.
     #[inline]
-    pub(crate) fn review(&self, fd: BorrowedFd<'_>, source: Source) {
-        if let Some(verdict) = self.0.get() {
-            self.review_verdict(fd, source, verdict);
+    pub(crate) fn review(&self, fd: BorrowedFd<'_>, source: Option<&Source>) {
+        if self.is_known.get() {
+            self.review_verdict(fd, source);
         }
     }
 
     #[cold]
-    fn review_verdict(&self, fd: BorrowedFd<'_>, source: Source, verdict: Verdict) {
-        if !verdict.holds_for(source) {
+    fn review_verdict(&self, fd: BorrowedFd<'_>, source: Option<&Source>) {
+        let Some((verdict, source)) = self.verdict.get().zip(source) else {
+            return;
+        };
+        if !verdict.holds_for(*source) {
             if verdict.is_ours {
                 let _ = sys::set_option(fd, libc::IPPROTO_IP, libc::IP_FREEBIND, 0);
             }
-            self.0.set(None);
+            self.is_known.set(false);
+            self.verdict.set(None);
         }
     }
 
@@ -61,17 +69,22 @@ impl Unlisted {
     /// next try will do. The error is EADDRNOTAVAIL if the source is gone, and EINVAL if it was
     /// not for the source.
     #[cold]
-    pub(crate) fn admit(&self, fd: BorrowedFd<'_>, source: Source) -> nix::Result<()> {
-        let Some((address, interface)) = source.ipv6() else {
+    pub(crate) fn admit(&self, fd: BorrowedFd<'_>, source: Option<&Source>) -> nix::Result<()> {
+        let ipv6 = source.and_then(|&source| Some((source, source.ipv6()?)));
+        let Some((source, (address, interface))) = ipv6 else {
             return Err(Errno::EINVAL);
         };
-        let known = self.0.get().filter(|verdict| verdict.holds_for(source));
+        let known = self
+            .verdict
+            .get()
+            .filter(|verdict| verdict.holds_for(source));
         let verdict = known.unwrap_or_else(|| Verdict {
             source,
             is_ours: Netlink::open().is_ok_and(|kernel| kernel.is_local(address, interface)),
             at: Instant::now(),
         });
-        self.0.set(Some(verdict));
+        self.verdict.set(Some(verdict));
+        self.is_known.set(true);
         match (verdict.is_ours, known) {
             (false, _) => Err(Errno::EADDRNOTAVAIL),
             // The kernel did not look at the source.
