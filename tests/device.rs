@@ -304,6 +304,26 @@ fn devices_with_names_in_use_are_closed_by_a_helper() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_name_of_any_bytes_reaches_prog() {
+    let lab = Lab::direct();
+    let host = lab.client();
+    let prog = host.script(
+        "prog",
+        "printf %s \"$TUN_DEV_NAME\" | od -An -tx1 >$0.new; mv $0.new $0.name",
+    );
+    // PROG waits for the server's address. Latin-1 and UTF-8, and neither of them.
+    let _client = Client::new(host, 1)
+        .to("tunnel.example")
+        .start_with(&[prog]);
+    host.sh("ip link set tun0 name \"$(printf 't\\374\\303\\274\\377')\"");
+    host.etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+    wait_until(PATIENCE, "PROG", || {
+        host.read("prog.name").trim() == "74 fc c3 bc ff"
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
 fn an_answer_that_a_signal_held_up_is_read_again() {
     let lab = Lab::direct();
     let mut server = Server::new(&lab.server, 1..=2)

@@ -82,7 +82,7 @@ impl Hook {
 
     /// Starts PROG in a process group of its own, with default signal handlers, an empty signal
     /// mask, and these variables added.
-    pub fn spawn(&mut self, variables: &[(&str, String)], now: Instant) -> io::Result<Pid> {
+    pub fn spawn(&mut self, variables: &[(&str, OsString)], now: Instant) -> io::Result<Pid> {
         let mut attributes = PosixSpawnAttr::init()?;
         attributes.set_flags(
             PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
@@ -148,7 +148,7 @@ fn spare(null: &File) -> [Option<File>; 2] {
 }
 
 /// The program's own environment with some variables set.
-fn environment(variables: &[(&str, String)]) -> io::Result<Vec<CString>> {
+fn environment(variables: &[(&str, OsString)]) -> io::Result<Vec<CString>> {
     let ours = |name: &OsString| variables.iter().any(|(variable, _)| name == variable);
     let others = std::env::vars_os().filter(|(name, _)| !ours(name));
     let added = variables

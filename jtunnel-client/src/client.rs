@@ -430,7 +430,7 @@ impl Client {
         log::info(format_args!(
             "status: device {}, server {server}, {heard}, {} keepalives unanswered, round trip \
              {round_trip}, {}, received {} packets {} bytes, dropped {}",
-            device.as_deref().unwrap_or("none"),
+            device.unwrap_or_else(|| "none".into()).display(),
             self.keepalive.unanswered(),
             self.session_status(now),
             self.received.count.packets,

@@ -4,6 +4,7 @@
 //! it any more. So a forked helper holds the last reference and waits in our place. Many go
 //! together: the kernel then waits once for all of them (100 devices: 37 ms rather than 2.2 s).
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -67,7 +68,7 @@ pub(crate) fn delete_together<'a>(tuns: impl Iterator<Item = &'a Tun>) {
 /// Whether the device is still in this network namespace. If it has left, another that comes from
 /// elsewhere may have its number.
 fn is_here(tun: &Tun) -> bool {
-    let number = |name: String| if_nametoindex(name.as_str()).ok();
+    let number = |name: OsString| if_nametoindex(name.as_os_str()).ok();
     tun.current_name().and_then(number) == Some(tun.index())
 }
 

@@ -111,7 +111,11 @@ fn write_client(client: &Client, now: Instant) -> Delivery {
         "client {} {} {} heard {} s ago, {}, received {} packets {} bytes, sent {} packets {} \
          bytes, dropped {}",
         client.id,
-        client.tun.current_name().as_deref().unwrap_or("(deleted)"),
+        client
+            .tun
+            .current_name()
+            .unwrap_or_else(|| "(deleted)".into())
+            .display(),
         client.target.address(),
         now.saturating_duration_since(client.heard).as_secs(),
         client

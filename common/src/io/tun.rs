@@ -1,6 +1,7 @@
 //! One tun device: made when opened, gone when its last descriptor is closed.
 
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -131,7 +132,7 @@ impl Tun {
 
     /// The name that the device has now; an administrator may have changed it.
     /// `None` when the device was deleted.
-    pub fn current_name(&self) -> Option<String> {
+    pub fn current_name(&self) -> Option<OsString> {
         sys::tun_name(self.file.as_fd()).ok()
     }
 

@@ -1,8 +1,9 @@
 //! The ioctls of tun devices.
 
-use std::ffi::{c_char, c_int, c_uint};
+use std::ffi::{OsString, c_char, c_int, c_uint};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
 
 use super::fit;
 
@@ -23,7 +24,8 @@ pub(crate) fn tun_attach(fd: BorrowedFd<'_>, flags: c_int) -> io::Result<String>
     request.ifr_ifru.ifru_flags = fit(flags);
     // SAFETY: TUNSETIFF reads and writes one ifreq.
     unsafe { ioctl::tun_set_iff(fd.as_raw_fd(), &raw mut request) }?;
-    Ok(name_of(&request))
+    // "tun" and a number.
+    Ok(name_of(&request).to_string_lossy().into_owned())
 }
 
 /// Says which unfinished packets (`TUN_F_*`) the program reads and finishes itself.
@@ -35,7 +37,7 @@ pub(crate) fn tun_set_offload(fd: BorrowedFd<'_>, features: c_uint) -> io::Resul
 }
 
 /// The name that the device of this descriptor has now; EBADFD when it was deleted.
-pub(crate) fn tun_name(fd: BorrowedFd<'_>) -> io::Result<String> {
+pub(crate) fn tun_name(fd: BorrowedFd<'_>) -> io::Result<OsString> {
     let mut request = empty_ifreq();
     // SAFETY: TUNGETIFF writes one ifreq.
     unsafe { ioctl::tun_get_iff(fd.as_raw_fd(), &raw mut request) }?;
@@ -76,12 +78,12 @@ fn empty_ifreq() -> libc::ifreq {
     unsafe { std::mem::zeroed() }
 }
 
-fn name_of(request: &libc::ifreq) -> String {
-    request
+/// Names are bytes; an administrator may give any.
+fn name_of(request: &libc::ifreq) -> OsString {
+    let bytes = request
         .ifr_name
         .iter()
         .map(|c| c.to_ne_bytes()[0])
-        .take_while(|&b| b != 0)
-        .map(char::from)
-        .collect()
+        .take_while(|&b| b != 0);
+    OsString::from_vec(bytes.collect())
 }

@@ -1,6 +1,8 @@
 //! The tun device and its PROG: built again after the device was deleted.
 
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use common::hook;
@@ -86,10 +88,10 @@ impl Client {
         };
         let environment = [
             ("TUN_DEV_NAME", name),
-            ("TUN_MTU", self.tun_mode.mtu.to_string()),
-            ("TUN_PROTECTION", self.protection().to_owned()),
+            ("TUN_MTU", self.tun_mode.mtu.to_string().into()),
+            ("TUN_PROTECTION", self.protection().into()),
             ("TUN_SERVER_ADDRESS", host(server)),
-            ("TUN_SERVER_PORT", server.port().to_string()),
+            ("TUN_SERVER_PORT", server.port().to_string().into()),
         ];
         match self.hook.spawn(&environment, now) {
             Ok(pid) => self.prog = Some(pid),
@@ -105,12 +107,16 @@ impl Client {
 }
 
 /// The address for `ip route`, with the interface of a link-local one.
-fn host(server: SocketAddr) -> String {
+fn host(server: SocketAddr) -> OsString {
     match server {
         SocketAddr::V6(v6) if v6.scope_id() != 0 => match if_indextoname(v6.scope_id()) {
-            Ok(name) => format!("{}%{}", v6.ip(), name.to_string_lossy()),
-            Err(_) => v6.ip().to_string(),
+            Ok(name) => {
+                let mut host = OsString::from(format!("{}%", v6.ip()));
+                host.push(OsStr::from_bytes(name.to_bytes()));
+                host
+            }
+            Err(_) => v6.ip().to_string().into(),
         },
-        _ => server.ip().to_string(),
+        _ => server.ip().to_string().into(),
     }
 }

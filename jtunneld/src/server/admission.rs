@@ -173,9 +173,9 @@ impl Server {
         };
         let environment = [
             ("TUN_DEV_NAME", name),
-            ("TUN_CLIENT_ID", client.id.hex()),
-            ("TUN_MTU", self.tun_mode.mtu.to_string()),
-            ("TUN_PROTECTION", client.protection().to_owned()),
+            ("TUN_CLIENT_ID", client.id.hex().into()),
+            ("TUN_MTU", self.tun_mode.mtu.to_string().into()),
+            ("TUN_PROTECTION", client.protection().into()),
         ];
         match self.hook.spawn(&environment, now) {
             Ok(pid) => client.prog = Prog::Running(pid),
