@@ -110,10 +110,15 @@ impl Coalescer {
         self.push = headers.transport == Transport::Tcp
             && packet[headers.transport_at + TCP_FLAGS] & PSH != 0;
         self.total += len;
+        // The next one of TCP may be the last, and shorter.
+        let least = match headers.transport {
+            Transport::Tcp => 1,
+            Transport::Udp => len,
+        };
         self.open = len == self.size
             && !self.push
             && self.packets.len() + 1 < MAX_PACKETS
-            && self.total + len <= MAX_TOTAL;
+            && self.total + least <= MAX_TOTAL;
         self.parts.push(at.start + headers.payload_at..at.end);
         self.packets.push(at);
         true
@@ -471,6 +476,18 @@ mod tests {
             .collect();
         let lens: Vec<_> = coalesce(&packets).iter().map(|(_, p)| p.len()).collect();
         assert_eq!(lens, [32, 18].map(|n| 52 + n * 2000));
+        // A last one that is shorter, where no other would fit.
+        let packets: Vec<_> = (0..33)
+            .map(|n| {
+                packet(
+                    Flow::TCP4,
+                    n * 2000,
+                    &vec![7; if n < 32 { 2000 } else { 1400 }],
+                )
+            })
+            .collect();
+        let lens: Vec<_> = coalesce(&packets).iter().map(|(_, p)| p.len()).collect();
+        assert_eq!(lens, [52 + 32 * 2000 + 1400]);
     }
 
     #[test]
