@@ -221,6 +221,31 @@ fn term_and_int_end_both_with_status_0() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_signal_at_the_very_end_writes_to_nothing() {
+    let lab = Lab::direct();
+    // One with each descriptor that is closed, and the pipe's are closed before others.
+    let trace = [
+        "strace",
+        "-o",
+        "trace",
+        "-e",
+        "trace=close,write",
+        "-e",
+        "inject=close:signal=SIGCHLD",
+    ];
+    let mut server = Server::new(&lab.server, [1])
+        .with(|launch| launch.under(&trace))
+        .start_with(&["/bin/true"]);
+    Peer::new(lab.client()).knock(&client_id(1), TO, SERVER_ID);
+    kill(proc::children(server.pid())[0], Signal::SIGTERM).unwrap();
+    server.process().wait();
+    let trace = lab.server.read("trace");
+    assert!(trace.contains("exited with 0"), "{trace}");
+    assert!(!trace.contains("EBADF"), "{trace}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn term_is_never_lost() {
     let lab = Lab::direct();
     // At every moment of an idle and of a busy life.

@@ -14,7 +14,7 @@ use crate::startup::findings;
 use crate::startup::identity;
 use crate::startup::options::{Action, Common};
 use crate::startup::pidfile::PidFile;
-use crate::sys::{self, random};
+use crate::sys::{self, Wake, random};
 
 /// One of the two programs.
 pub trait Program: Sized {
@@ -108,6 +108,9 @@ fn run<P: Program>(config: P::Config) -> Result<u8> {
     }
     ready.announce()?;
     program.run();
+    // A signal from here on must not write to what has the number of a closed descriptor. Nor may
+    // it end the program, whose pid file is still there.
+    sys::wake_by(Wake::Nothing);
     // The devices go before the pid file does.
     drop(program);
     Ok(0)

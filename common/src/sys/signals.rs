@@ -11,10 +11,11 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use super::fit;
 
 static PENDING: AtomicU32 = AtomicU32::new(0);
-/// One of those below, or 0 for nothing.
-static WAKE_MODE: AtomicU32 = AtomicU32::new(0);
+/// One of those below.
+static WAKE_MODE: AtomicU32 = AtomicU32::new(BY_NOTHING);
 static WAKE_FD: AtomicI32 = AtomicI32::new(-1);
 
+const BY_NOTHING: u32 = 0;
 const BY_PIPE: u32 = 1;
 const BY_RECEIVE: u32 = 2;
 const BY_ALARM: u32 = 3;
@@ -27,6 +28,8 @@ pub enum Wake<'fd> {
     Receive(BorrowedFd<'fd>),
     /// An alarm repeats every second until the signal is taken.
     Alarm,
+    /// It does not: nobody sleeps any more.
+    Nothing,
 }
 
 /// A set of signals that have come.
@@ -50,6 +53,7 @@ pub fn wake_by(wake: Wake<'_>) {
         Wake::Pipe(fd) => (BY_PIPE, fd.as_raw_fd()),
         Wake::Receive(fd) => (BY_RECEIVE, fd.as_raw_fd()),
         Wake::Alarm => (BY_ALARM, -1),
+        Wake::Nothing => (BY_NOTHING, -1),
     };
     WAKE_FD.store(fd, Ordering::SeqCst);
     WAKE_MODE.store(mode, Ordering::SeqCst);
