@@ -423,6 +423,36 @@ fn a_resolver_that_can_not_start_has_a_line() {
 
 #[test]
 #[ignore = "needs root"]
+fn what_a_resolver_leaves_behind_holds_nothing_up() {
+    // A name service module that leaves a process with all that was open.
+    const MODULE: &str = r"
+        #include <nss.h>
+        #include <unistd.h>
+        enum nss_status _nss_leave_gethostbyname4_r(void) {
+            if (fork() == 0) { sleep(100); _exit(0); }
+            return NSS_STATUS_NOTFOUND;
+        }
+    ";
+    let lab = Lab::direct();
+    let host = lab.client();
+    host.sh(&format!(
+        "echo '{MODULE}' >leave.c && cc -shared -fPIC -o libnss_leave.so.2 leave.c"
+    ));
+    host.etc("nsswitch.conf", "hosts: leave files\n");
+    host.etc("hosts", &format!("{SERVER4} tunnel.example\n"));
+    let path = format!("LD_LIBRARY_PATH={}", host.path("").display());
+    let since = Instant::now();
+    let client = Client::new(host, 1)
+        .to("tunnel.example")
+        .with(|launch| launch.under(&["env", &path]))
+        .start_with(&["/bin/true"]);
+    client.lines.wait("sending to 198.51.100.1:5886");
+    let time = since.elapsed();
+    assert!(time < Duration::from_secs(50), "{time:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn only_what_is_accepted_counts_as_heard() {
     let lab = Lab::direct();
     let peer = Peer::bound(&lab.server, "[::]:5886");
