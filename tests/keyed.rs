@@ -419,6 +419,47 @@ fn a_session_is_renewed_without_loss() {
     }
 }
 
+/// Where the child spends half of its time between a packet's read and its departure, its end for
+/// the next session loses none.
+#[test]
+#[ignore = "needs root"]
+fn a_child_that_ends_sends_what_it_has_read() {
+    const NUMBERS: u32 = 400;
+    let lab = Lab::direct();
+    let clock = Clock::new(&lab);
+    let slow = [
+        "-e",
+        "trace=sendmsg,sendto",
+        "-e",
+        "inject=sendmsg,sendto:delay_enter=15000",
+    ];
+    let strace = ["strace", "-f", "--seccomp-bpf", "-o", "trace"];
+    let under: Vec<String> = strace
+        .iter()
+        .chain(&slow)
+        .map(|word| (*word).to_owned())
+        .chain(clock.under(true))
+        .collect();
+    let server = server(&lab.server, &line("seal", KEY)).start();
+    let client = client(lab.client(), 1, &line("seal", KEY), "1")
+        .with(|launch| launch.under(&under))
+        .start();
+    client.wait_up();
+    let ends = Ends::new(lab.client(), &lab.server);
+    for number in 1..=NUMBERS {
+        if number % 80 == 20 {
+            // It is seen with the next keepalive.
+            clock.set(&format!("+{}", 601 * (number / 80 + 1)));
+        }
+        ends.send(Way::ToServer, &number.to_be_bytes());
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    for number in 1..=NUMBERS {
+        ends.expect(Way::ToServer, &number.to_be_bytes());
+    }
+    server.lines.wait_nth("session up", 6);
+}
+
 /// Half an hour after its beginning a session is of no use at either end, and nothing is sent.
 #[test]
 #[ignore = "needs root"]

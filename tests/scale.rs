@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use support::config::{client_id, key_line};
 use support::crowd::Crowd;
+use support::keyed_crowd::KeyedCrowd;
 use support::lab::{Lab, server_address};
 use support::tunnel::{Server, server_prog};
 use support::wait::{PATIENCE, wait_until};
@@ -39,6 +41,40 @@ fn a_thousand_come_back_together() {
     server.lines.exactly("unable to", 0);
     server.lines.assert_discreet();
     server.process().stop();
+}
+
+/// Each needs a handshake, and the server a key agreement for each.
+#[test]
+#[ignore = "needs root"]
+fn a_thousand_keyed_ones_come_back_together() {
+    for word in ["sign", "seal"] {
+        let lab = Lab::direct();
+        let server = Server::new(&lab.server, []);
+        for number in 1..=CLIENTS {
+            server.config.key(&client_id(number), &key_line(word));
+        }
+        let mut server = server.start();
+        let mut crowd = KeyedCrowd::new(lab.client(), word, 1..=CLIENTS, server_address());
+        crowd.knock();
+        server.wait_progs(CLIENTS);
+        server.process().kill();
+        server.restart();
+        let since = Instant::now();
+        // Each is nudged by its first ping.
+        crowd.knock();
+        let answered = since.elapsed();
+        server.wait_progs(CLIENTS);
+        let all = since.elapsed();
+        println!(
+            "recovery: {CLIENTS} clients, {word}: all answered {answered:.1?}, all PROGs done \
+             {all:.1?}"
+        );
+        assert!(all < Duration::from_secs(60), "{all:?}");
+        server.lines.exactly(" admitted ", CLIENTS.into());
+        server.lines.exactly("unable to", 0);
+        server.lines.exactly("dropped", 0);
+        server.process().stop();
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+
 pub use crate::config::KEY;
 use crate::config::{SERVER_ID, client_id};
 use crate::host::Host;
@@ -90,7 +92,12 @@ impl Ends {
     /// The tunnel must be up: sockets want addresses.
     pub fn new(client: &Host, server: &Host) -> Self {
         let inner = Inner(1);
-        let bind = |host: &Host, address| host.run(move || UdpSocket::bind((address, 9))).unwrap();
+        let bind = |host: &Host, address| {
+            let socket = host.run(move || UdpSocket::bind((address, 9))).unwrap();
+            // What comes may be read late.
+            setsockopt(&socket, RcvBufForce, &(8 << 20)).unwrap();
+            socket
+        };
         let ends = Self {
             client: bind(client, inner.client4()),
             server: bind(server, inner.server4()),
