@@ -53,7 +53,8 @@ fn a_sealed_and_a_signed_ping() {
         client.wait_up();
         wait_ping(lab.client(), INNER.server6());
         let check = server.lines.wait(&format!("{word}, check value"));
-        let value = check.rsplit(' ').next().unwrap();
+        let value = check.split("check value ").nth(1).unwrap();
+        let value = &value[..8];
         client.lines.wait(&format!("{word}, check value {value}"));
         client.lines.wait(&format!("{word} session up"));
         for host in [&lab.server, lab.client()] {

@@ -506,7 +506,7 @@ fn a_key_that_others_can_read_is_worth_a_line() {
     }
     let (server, client) = (server.start(), client.start());
     for lines in [&server.lines, &client.lines] {
-        lines.wait("other users can read the key in it");
+        lines.wait("other users can read the key in ");
     }
     client.wait_up();
 }
