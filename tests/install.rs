@@ -249,6 +249,22 @@ fn from_rc_local_in_a_root_of_busybox() {
     let log = server.read("/var/log/messages");
     let line = log.lines().find(|line| line.contains("listening on"));
     assert!(line.unwrap().contains(" daemon.info jtunneld["), "{log}");
+    // With few rights, by setpriv of util-linux.
+    client.end("/run/jtunnel-client.pid");
+    let setpriv = which("setpriv");
+    client.copy_libraries(&setpriv);
+    client.copy(&setpriv);
+    let command = block("jtunnel-client.8", "does the same for the rights");
+    client.sh(&format!(
+        "rm -f /bin/setpriv; PATH=$PATH:/usr/local/sbin; {}",
+        command.replace("setpriv", &setpriv)
+    ));
+    sites.wait_ping();
+    let daemon = client.daemon("/run/jtunnel-client.pid");
+    // CAP_NET_ADMIN and CAP_NET_RAW.
+    let rights = |field| proc::status(daemon, field).unwrap();
+    assert_eq!(rights("CapBnd"), "0000000000003000");
+    assert_eq!(rights("NoNewPrivs"), "1");
     // Taking the client out, but for the editor.
     let own = client.read("/etc/jtunnel/id");
     let script = block("jtunnel.7", "To take a client out again").replace(WORKSHOP, own.trim());
@@ -279,65 +295,6 @@ fn from_rc_local_in_a_root_of_busybox() {
     }
 }
 
-/// The value of a unit's key, which is there once.
-fn value<'a>(unit: &'a str, key: &str) -> &'a str {
-    let values: Vec<&str> = unit
-        .lines()
-        .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='))
-        .collect();
-    let [value] = values[..] else {
-        panic!("{key}: {values:?}");
-    };
-    value
-}
-
-#[test]
-#[ignore = "needs root"]
-fn the_units_of_systemd() {
-    let sites = Sites::new("/usr/local");
-    let (server, client) = (&sites.server, &sites.client);
-    for (root, example, line) in [
-        (server, "jtunneld.service", "authorised clients: 1"),
-        (client, "jtunnel-client.service", "authorised servers: 1"),
-    ] {
-        let file = format!("/usr/local/share/examples/jtunnel/{example}");
-        verify(root, &file);
-        // Then what systemd would do.
-        let unit = root.read(&file);
-        assert_eq!(value(&unit, "Type"), "forking");
-        assert_eq!(root.sh(value(&unit, "ExecStart")), "");
-        let main = root.daemon(value(&unit, "PIDFile"));
-        root.sh(&value(&unit, "ExecReload").replace("$MAINPID", &main.to_string()));
-        root.wait_log(line);
-    }
-    sites.wait_ping();
-    client.end("/run/jtunnel-client.pid");
-    server.end("/run/jtunneld.pid");
-}
-
-/// Lets systemd look at a unit, on hosts that have it.
-fn verify(root: &Root, unit: &str) {
-    let (local, unit) = (root.path.join("usr/local"), unit.to_owned());
-    // It looks for the program at its place.
-    root.host.run(move || {
-        let nothing = None::<&str>;
-        mount(
-            Some(&local),
-            "/usr/local",
-            nothing,
-            MsFlags::MS_BIND,
-            nothing,
-        )
-        .unwrap();
-    });
-    if root.host.try_sh("command -v systemd-analyze") {
-        let said = root
-            .host
-            .sh(&format!("systemd-analyze verify --man=no {unit} 2>&1"));
-        assert_eq!(said, "");
-    }
-}
-
 /// What OpenWrt's rc.common and procd are to a service: each call becomes a line.
 const RC_COMMON: &str = r#"
 for name in open_instance set_param close_instance add_reload_interface_trigger send_signal; do
@@ -363,6 +320,9 @@ fn the_service_of_procd() {
     server.sh("/etc/rc.local");
     client.place("jtunnel.init", "/etc/init.d/jtunnel");
     fs::write(client.path.join("etc/rc.common"), RC_COMMON).unwrap();
+    // Manuals and units name the places that were chosen.
+    let elsewhere = "grep -rlE '/usr/local/(share/examples|sbin/jtunnel)' /usr/share";
+    assert_eq!(client.output(&["/bin/sh", "-c", elsewhere]).stdout, b"");
     client.sh("/etc/init.d/jtunnel start && /etc/init.d/jtunnel reload");
     let calls = client.read("/tmp/procd");
     let calls: Vec<&str> = calls.lines().collect();
