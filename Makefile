@@ -30,7 +30,7 @@ build = $(CARGO) build --release --locked $(addprefix -p ,$(names))
 boot = $(CARGO) run --quiet --locked -p jtunnel-tests --bin boot --
 
 .PHONY: all install uninstall check demo bench scale soak clean
-.PHONY: static static-all emulate boot-test boot-test-be icount size
+.PHONY: static static-all emulate boot-test boot-test-be icount size deb deb-test
 
 all:
 	$(build)
@@ -47,6 +47,8 @@ install: $(built)
 	cp -R man/examples/. $(examples)
 	chmod -R u=rwX,go=rX $(examples)
 	install -m 644 LICENSE README.md $(doc)
+	sed -i 's|/usr/local/share/examples/|$(PREFIX)/share/examples/|; s|/usr/local/sbin/jtunnel|$(PREFIX)/sbin/jtunnel|' \
+		$(man7)/jtunnel.7 $(names:%=$(man8)/%.8) $(doc)/README.md $(examples)/*.service
 
 uninstall:
 	rm -f $(addprefix $(sbin)/,$(names)) $(man7)/jtunnel.7 $(names:%=$(man8)/%.8)
@@ -77,7 +79,10 @@ static:
 	tests/require.sh static
 	tests/embedded/static.sh $(TARGET)
 
+# And of each target an archive that one carries to a router.
 static-all: static
+	tests/require.sh archive
+	tests/embedded/archive.sh $(TARGET)
 
 # The test suite on these files, by emulated processors on this machine's kernel.
 emulate:
@@ -109,6 +114,16 @@ icount: TARGET = aarch64-unknown-linux-musl
 icount: static
 	tests/require.sh build boot
 	$(boot) icount
+
+# A Debian package of all that install puts there, and of the units.
+deb: all
+	tests/require.sh build deb
+	tests/package/deb.sh
+
+# Installed into a fresh Debian, its units under its systemd, and removed again.
+deb-test: deb
+	tests/require.sh build deb-test
+	$(CARGO) run --quiet --locked -p jtunnel-tests --bin package
 
 clean:
 	$(CARGO) clean

@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
 
 usage() {
-    echo "usage: tests/require.sh build|check|demo|bench|lint|static|emulate|boot|boot-be|size ..." >&2
+    echo "usage: tests/require.sh build|check|demo|bench|lint|static|emulate|boot|boot-be|size|archive|deb|deb-test ..." >&2
     exit 100
 }
 
@@ -25,6 +25,9 @@ needs() {
     boot) echo root tun cpio depmod ip qemu-system-aarch64 qemu-system-mipsel qemu-system-x86_64 xz ;;
     boot-be) echo bc bison bzip2 cpio flex mips-linux-gnu-gcc qemu-system-mips ;;
     size) echo qemu-mipsel qemu-x86_64 ;;
+    archive) echo git mandoc sha256sum ;;
+    deb) echo dpkg-shlibdeps lintian ;;
+    deb-test) echo root tun debootstrap ip nsenter ping systemd-nspawn ;;
     *) usage ;;
     esac
 }
@@ -38,9 +41,11 @@ package() {
     busybox) echo busybox-static ;;
     cc) echo gcc libc6-dev ;;
     depmod) echo kmod ;;
+    dpkg-shlibdeps) echo dpkg-dev ;;
     ip) echo iproute2 ;;
     mips-linux-gnu-gcc) echo gcc-mips-linux-gnu libc6-dev-mips-cross ;;
     nft) echo nftables ;;
+    nsenter) echo util-linux ;;
     ping) echo iputils-ping ;;
     qemu-*-static) echo qemu-user-static ;;
     qemu-system-aarch64) echo qemu-system-arm ;;
@@ -49,6 +54,7 @@ package() {
     qemu-*) echo qemu-user ;;
     sha256sum | timeout) echo coreutils ;;
     smcrouted) echo smcroute ;;
+    systemd-nspawn) echo systemd-container ;;
     std-source) echo rustc-web cargo-web rust-web-src libstd-rust-web-dev ;;
     venv) echo python3-venv ;;
     xz) echo xz-utils ;;
