@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::config::{Config, SERVER_ID, client_id, shown};
+use support::config::{Config, SERVER_ID, client_id, key_line, shown};
 use support::heartbeat::Heartbeat;
 use support::host::Host;
 use support::lab::{Lab, SERVER4, TO};
@@ -17,6 +18,7 @@ use support::proc;
 use support::process::Process;
 use support::syslog::Syslog;
 use support::traffic::{assert_pings, wait_ping};
+use support::tree::root;
 use support::tunnel::{Client, Inner, Server, Tunnel, client_prog, server_prog};
 use support::wait::{PATIENCE, report_recovery, wait_for, wait_until};
 
@@ -402,6 +404,320 @@ fn usr1_tells_the_state() {
         line.contains(" packets ") && line.contains(" bytes, dropped "),
         "{line}"
     );
+}
+
+/// The lines of a state file, as pairs in their order.
+fn state_of(host: &Host, name: &str) -> Vec<Vec<(String, String)>> {
+    let text = host.read(name);
+    let last = text.lines().last().unwrap_or_default();
+    assert!(
+        text.ends_with('\n') && last.contains(" plain="),
+        "whole: {text:?}"
+    );
+    let pair = |word: &str| {
+        let (key, value) = word.split_once('=').unwrap_or_else(|| panic!("{word}"));
+        (key.to_owned(), value.to_owned())
+    };
+    let lines = text.lines();
+    lines
+        .map(|line| line.split(' ').map(pair).collect())
+        .collect()
+}
+
+fn value(line: &[(String, String)], key: &str) -> String {
+    let found = line.iter().find(|(name, _)| name == key);
+    found
+        .unwrap_or_else(|| panic!("no {key} in {line:?}"))
+        .1
+        .clone()
+}
+
+/// Asks for a state, and returns its lines.
+fn new_state(host: &Host, process: &Process) -> Vec<Vec<(String, String)>> {
+    let _ = fs::remove_file(host.path("state"));
+    process.signal(Signal::SIGUSR1);
+    wait_until(PATIENCE, "the state", || host.path("state").exists());
+    let mode = fs::metadata(host.path("state"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    state_of(host, "state")
+}
+
+#[test]
+#[ignore = "needs root"]
+fn usr1_writes_the_state_to_a_file() {
+    let lab = Lab::direct();
+    let progs = [
+        server_prog(&lab.server, "up", "exit 3"),
+        client_prog(lab.client(), "up", 1, "exec sleep 1000"),
+    ];
+    let options = ["-S", "state"];
+    let server = Server::new(&lab.server, [1, 2]).options(&options);
+    let server = server.start_with(&[&progs[0]]);
+    let client = Client::new(lab.client(), 1).options(&[&options[..], &["-k", "1"]].concat());
+    let client = client.start_with(&[&progs[1]]);
+    client.wait_up();
+    server.lines.wait("exited with status 3");
+    for (host, process, page) in [
+        (&lab.server, &*server, "jtunneld"),
+        (lab.client(), &*client, "jtunnel-client"),
+    ] {
+        let before = new_state(host, process);
+        lab.client().sh("ping -c 5 -i 0.01 -s 1000 10.0.1.1");
+        let [about, tunnel] = &new_state(host, process)[..] else {
+            panic!("two lines");
+        };
+        assert_eq!(value(about, "program"), page);
+        assert_eq!(value(about, "version"), env!("CARGO_PKG_VERSION"));
+        assert_eq!(value(about, "pid"), process.pid().to_string());
+        assert!(value(about, "uptime").parse::<u64>().unwrap() < 120);
+        assert_eq!(value(tunnel, "device"), host.tuns()[0]);
+        assert_eq!(value(tunnel, "state"), "up");
+        assert!(value(tunnel, "heard").parse::<u64>().unwrap() < 10);
+        for way in ["received", "sent"] {
+            let number = |line: &[_], what: &str| -> u64 {
+                value(line, &format!("{way}_{what}")).parse().unwrap()
+            };
+            let more = number(tunnel, "bytes") - number(&before[1], "bytes");
+            assert!((5 * 1028..10 * 1028).contains(&more), "{more} bytes {way}");
+            let more = number(tunnel, "packets") - number(&before[1], "packets");
+            assert!((5..20).contains(&more), "{more} packets {way}");
+            number(tunnel, "dropped");
+        }
+        let (own, status) = match page {
+            "jtunneld" => {
+                for (key, expected) in [("clients", "1"), ("authorised", "2"), ("short", "0")] {
+                    assert_eq!(value(about, key), expected);
+                }
+                assert_eq!(value(tunnel, "client"), client_id(1)[..4]);
+                assert!(value(tunnel, "address").starts_with("198.51.100.2:"));
+                (SERVER_ID.to_owned(), ("ended", "3"))
+            }
+            _ => {
+                assert_eq!(value(tunnel, "server"), "198.51.100.1:5886");
+                assert!(value(tunnel, "round_trip").parse::<f64>().unwrap() < 1.0);
+                assert!(value(tunnel, "round_trip_age").parse::<u64>().unwrap() < 10);
+                assert!(value(tunnel, "unanswered").parse::<u32>().unwrap() < 3);
+                (client_id(1), ("running", "-"))
+            }
+        };
+        assert_eq!(value(about, "identifier"), own[..4]);
+        let prog = (value(tunnel, "prog"), value(tunnel, "status"));
+        assert_eq!((&*prog.0, &*prog.1), status);
+        // The manual names each word, and no other.
+        let manual = fs::read_to_string(root().join(format!("man/{page}.8"))).unwrap();
+        let section = manual.split(".Ss State file").nth(1).unwrap();
+        let section = section.split(".Sh ").next().unwrap();
+        let keys = section
+            .lines()
+            .filter_map(|line| line.strip_prefix(".It Li "));
+        let mut listed: Vec<&str> = keys.flat_map(|keys| keys.split(" , ")).collect();
+        let mut written: Vec<&str> = [about, tunnel]
+            .into_iter()
+            .flatten()
+            .map(|w| &*w.0)
+            .collect();
+        listed.sort_unstable();
+        written.sort_unstable();
+        assert_eq!(listed, written);
+        let text = host.read("state");
+        assert!(!text.contains(&client_id(1)) && !text.contains(SERVER_ID));
+    }
+    // What becomes of the device and of PROG.
+    let device = &lab.client().tuns()[0];
+    lab.client().ip(&format!("link set {device} down"));
+    let prog = proc::children(client.pid())
+        .into_iter()
+        .find(|&pid| proc::name(pid) == "sleep");
+    kill(prog.unwrap(), Signal::SIGKILL).unwrap();
+    client.lines.wait("was killed by signal 9");
+    let tunnel = &new_state(lab.client(), &client)[1];
+    assert_eq!(value(tunnel, "state"), "down");
+    assert_eq!(
+        (value(tunnel, "prog"), value(tunnel, "status")),
+        ("ended".into(), "137".into())
+    );
+    let device = &lab.server.tuns()[0];
+    lab.server.ip(&format!("link set {device} down"));
+    lab.server.ip(&format!("link set {device} name renamed"));
+    let tunnel = &new_state(&lab.server, &server)[1];
+    assert_eq!(
+        (value(tunnel, "device"), value(tunnel, "state")),
+        ("renamed".into(), "down".into())
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_state_of_a_keyed_link() {
+    for word in ["sign", "seal"] {
+        let (lab, options) = (Lab::direct(), ["-S", "state", "-k", "1"]);
+        let server = Server::new(&lab.server, []).options(&options[..2]);
+        server.config.key(&client_id(1), &key_line(word));
+        let server = server.start();
+        let client = Client::new(lab.client(), 1).options(&options);
+        client.config.key(SERVER_ID, &key_line(word));
+        let client = client.start();
+        client.wait_up();
+        for (host, process) in [(&lab.server, &*server), (lab.client(), &*client)] {
+            let tunnel = &new_state(host, process)[1];
+            assert_eq!(value(tunnel, "protection"), word);
+            assert!(value(tunnel, "session_age").parse::<u64>().unwrap() < 60);
+            for key in ["replayed", "forged", "wrong_key", "plain"] {
+                assert_eq!(value(tunnel, key), "0", "{key}");
+            }
+        }
+        let tunnel = &new_state(lab.client(), &client)[1];
+        assert!(value(tunnel, "round_trip").parse::<f64>().unwrap() < 1.0);
+        assert!(value(tunnel, "round_trip_age").parse::<u64>().unwrap() < 10);
+        // Without its key.
+        let peer = Peer::new(lab.client());
+        peer.send(&client_id(1), &keepalive(1), TO);
+        drop(client);
+        let other = Client::new(lab.client(), 1).options(&options);
+        other
+            .config
+            .key(SERVER_ID, &format!("{word} {}\n", "5a".repeat(32)));
+        let other = other.start();
+        server.lines.wait("with another key");
+        let state = &new_state(&lab.server, &server);
+        assert_eq!(value(&state[1], "plain"), "1");
+        assert!(value(&state[1], "wrong_key").parse::<u32>().unwrap() >= 1);
+        assert_eq!(value(&state[0], "keyed"), "0");
+        let tunnel = &new_state(lab.client(), &other)[1];
+        assert_eq!(value(tunnel, "protection"), word);
+        assert_eq!(value(tunnel, "session_age"), "-");
+        assert!(value(tunnel, "unanswered").parse::<u32>().unwrap() >= 1);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_state_counts_what_all_senders_sent() {
+    let tunnel = Tunnel::up(Lab::direct(), &[], &["-S", "state", "-k", "1"]);
+    let host = tunnel.lab.client();
+    let sent = || -> u64 {
+        let state = new_state(host, &tunnel.client);
+        value(&state[1], "sent_packets").parse().unwrap()
+    };
+    host.sh("ping -c 50 -i 0.01 10.0.1.1");
+    let before = sent();
+    assert!(before >= 50, "{before}");
+    let sender = || {
+        let children = proc::children(tunnel.client.pid()).into_iter();
+        let mut senders = children.filter(|&pid| proc::name(pid) == "jtunnel-client");
+        senders.next()
+    };
+    let killed = sender().unwrap();
+    kill(killed, Signal::SIGKILL).unwrap();
+    tunnel.client.lines.wait("killed by signal 9");
+    wait_until(PATIENCE, "another sender", || {
+        sender().is_some_and(|pid| pid != killed)
+    });
+    wait_ping(host, tunnel.client.inner.server4());
+    host.sh("ping -c 50 -i 0.01 10.0.1.1");
+    let after = sent();
+    assert!(
+        (before + 50..before + 100).contains(&after),
+        "{before}, {after}"
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_hundred_signals_a_second_cost_no_packet() {
+    let tunnel = Tunnel::up(Lab::direct(), &["-S", "state"], &["-S", "state"]);
+    let (client_host, server_host) = (tunnel.lab.client(), &tunnel.lab.server);
+    // A few clients more, that are told of as well.
+    let peer = Peer::new(client_host);
+    for number in 2..200 {
+        tunnel.server.config.authorise(&client_id(number));
+    }
+    tunnel.server.reload();
+    for number in 2..200 {
+        peer.send(&client_id(number), &keepalive(number.into()), TO);
+        peer.expect(&datagram(SERVER_ID, &answer(number.into())));
+    }
+    let beat = Heartbeat::start(client_host, server_host, tunnel.client.inner.server4());
+    beat.wait_beats(10);
+    // That of the reload knows one client only.
+    new_state(server_host, &tunnel.server);
+    let mut seen = 0;
+    for _ in 0..300 {
+        for process in [&*tunnel.client, &*tunnel.server] {
+            process.signal(Signal::SIGUSR1);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+        for (host, lines) in [(client_host, 2), (server_host, 200)] {
+            if host.path("state").exists() {
+                assert_eq!(state_of(host, "state").len(), lines);
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 300, "{seen} of 600");
+    beat.wait_beats(20);
+    assert_eq!(beat.tally().lost, 0, "{:?}", beat.tally());
+    for host in [client_host, server_host] {
+        let is_one = || host.sh("ls -A").matches("state").count() == 1;
+        wait_until(PATIENCE, "no draft of a state", is_one);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_monitor_reads_the_state_as_the_manual_has_it() {
+    let tunnel = Tunnel::up(Lab::direct(), &["-S", "state"], &["-S", "state"]);
+    let commands = |page: &str| -> Vec<String> {
+        let manual = fs::read_to_string(root().join(format!("man/{page}.8"))).unwrap();
+        let displays = manual.split(".Bd -literal -offset indent\n").skip(1);
+        let displays = displays.map(|rest| rest.split(".Ed").next().unwrap().replace("\\e", "\\"));
+        let displays = displays.filter(|display| display.contains("awk "));
+        // The signal is another test's matter.
+        displays
+            .map(|display| display[display.find("awk ").unwrap()..].to_owned())
+            .map(|command| command.replace(&format!("/var/run/{page}.state"), "state"))
+            .map(|command| command.replace("/var/lib/node_exporter/jtunnel.prom", "prom"))
+            .collect()
+    };
+    let (server_host, client_host) = (&tunnel.lab.server, tunnel.lab.client());
+    new_state(server_host, &tunnel.server);
+    new_state(client_host, &tunnel.client);
+    let on_server = commands("jtunneld");
+    assert_eq!(server_host.sh(&on_server[0]), "");
+    server_host.sh(&on_server[1]);
+    let digits = &client_id(1)[..4];
+    let metrics = server_host.read("prom");
+    for name in ["heard", "received_packets", "sent_bytes"] {
+        let start = format!("jtunnel_{name}{{client=\"{digits}\"}} ");
+        let line = metrics.lines().find(|line| line.starts_with(&start));
+        let line = line.unwrap_or_else(|| panic!("{metrics}"));
+        assert!(line[start.len()..].parse::<u64>().is_ok(), "{line}");
+    }
+    server_host.sh("sed -i 's/ heard=[0-9]*/ heard=76/' state");
+    assert_eq!(server_host.sh(&on_server[0]), format!("{digits} is away\n"));
+    let on_client = &commands("jtunnel-client")[0];
+    assert_eq!(client_host.sh(on_client), "");
+    client_host.sh("sed -i 's/ unanswered=[0-9]*/ unanswered=2/' state");
+    assert_eq!(
+        client_host.sh(on_client),
+        format!("no answer from {SERVER4}:5886\n")
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_state_file_that_cannot_be_written() {
+    let lab = Lab::direct();
+    for (launch, name) in both(&lab) {
+        let output = launch.options(["-S", "/nonexistent/state"]).output();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(111), "{name}: {said}");
+        let reason = "unable to write /nonexistent/state: No such file or directory\n";
+        assert!(said.ends_with(reason), "{said}");
+    }
 }
 
 #[test]

@@ -184,6 +184,12 @@ pub fn describe(status: ExitStatus) -> String {
     }
 }
 
+/// How a process ended, as a shell has it in `$?`: 128 and more is a signal.
+pub fn status_number(status: ExitStatus) -> i32 {
+    let signal = || status.signal().map(|signal| 128 + signal);
+    status.code().or_else(signal).unwrap_or_default()
+}
+
 /// Finds a program as execvp(3) does, but for good: the working directory changes later.
 fn look_up(program: &OsString) -> io::Result<PathBuf> {
     let named = Path::new(program);

@@ -24,6 +24,7 @@ pub mod server;
 mod session;
 #[cfg(test)]
 mod simulator;
+pub mod status;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

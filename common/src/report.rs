@@ -4,4 +4,5 @@
 pub mod error;
 pub mod log;
 pub mod ring;
+pub mod state;
 pub mod throttle;

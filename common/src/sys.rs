@@ -26,7 +26,7 @@ pub use self::signals::{
     Signals, Wake, catch_signals, default_signals, ignore_signals, signals_pending, take_signals,
     wake_by,
 };
-pub(crate) use self::tun::{set_mtu, set_queue_len, tun_attach, tun_name, tun_set_offload};
+pub(crate) use self::tun::{is_up, set_mtu, set_queue_len, tun_attach, tun_name, tun_set_offload};
 
 /// Random bytes from `getrandom(2)`; waits until the kernel has gathered enough.
 pub fn random<const N: usize>() -> io::Result<[u8; N]> {

@@ -1,17 +1,19 @@
 //! The parent process: what it holds, and its loop. The packet path is in `receive`; `endpoint`,
 //! `child` and `device` keep what may change: the server's address, the sender, the tun; `session` is
-//! the link to keyed servers.
+//! the link to keyed servers, `report` what SIGUSR1 asks for.
 
 mod child;
 mod device;
 mod endpoint;
 mod receive;
+mod report;
 mod session;
 
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use common::backoff::Restart;
@@ -38,11 +40,13 @@ use common::sys::{self, Wake};
 use common::wire::id::PeerId;
 use common::wire::packet::MAX_DATAGRAM;
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
+use self::report::State;
 use self::session::Link;
-use crate::keepalive::{Keepalive, RoundTrip};
+use crate::counts::Counts;
+use crate::keepalive::Keepalive;
 use crate::options::{self, Config};
 use crate::resolver::Resolver;
 use crate::timeout::ReceiveTimeout;
@@ -85,6 +89,8 @@ pub(crate) struct Client {
     hook: Hook,
     /// PROG, while it runs.
     prog: Option<Pid>,
+    /// How it ended last.
+    prog_status: Option<ExitStatus>,
     /// After it could not be started.
     prog_start: Option<Instant>,
     resolver: Resolver,
@@ -100,8 +106,8 @@ pub(crate) struct Client {
     tried: Vec<SocketAddr>,
     /// The child, while it runs.
     sender: Option<Pid>,
-    /// Where it tells at its end what it has sent.
-    sender_end: Option<OwnedFd>,
+    /// Where it tells what it has sent.
+    counts: Option<Counts>,
     /// What it and those before it have sent, as far as they could tell.
     sent: Count,
     sender_start: Option<Instant>,
@@ -118,6 +124,8 @@ pub(crate) struct Client {
     /// What the socket receives.
     datagrams: Datagrams,
     received: Tally,
+    /// With `-S`.
+    state: Option<State>,
     trouble: TroubleLog,
     throttles: Throttles,
 }
@@ -188,6 +196,8 @@ impl Program for Client {
         catch_signals(&socket).context(|| "catch signals".into())?;
         // No identifier depends on it but with -A: a start does not fail for it.
         let counter = sys::random_at_once().map_or(0, u32::from_ne_bytes);
+        let state_file = options.state_file.clone();
+        let state = state_file.map(State::new).transpose()?;
         Ok(Self {
             id,
             bind,
@@ -205,6 +215,7 @@ impl Program for Client {
             trusted: None,
             hook,
             prog: None,
+            prog_status: None,
             prog_start: None,
             resolver,
             addresses: Vec::new(),
@@ -213,7 +224,7 @@ impl Program for Client {
             asked: None,
             tried: Vec::new(),
             sender: None,
-            sender_end: None,
+            counts: None,
             sent: Count::default(),
             sender_start: None,
             sender_restarts: Restart::default(),
@@ -226,6 +237,7 @@ impl Program for Client {
             alone: Alone::default(),
             datagrams: Datagrams::new(MAX_DATAGRAM, receive::ROOMS),
             received: Tally::default(),
+            state,
             trouble: TroubleLog::default(),
             throttles: Throttles {
                 foreign: Throttle::per_minute(),
@@ -312,6 +324,7 @@ impl Client {
             self.sender_start,
             self.prog_start,
             self.hook.next_hearing(),
+            self.state_due(),
             self.rebuild,
             self.session_deadline(now),
         ]
@@ -332,6 +345,9 @@ impl Client {
         }
         if self.hook.next_hearing().is_some_and(|at| now >= at) {
             self.hook.hear(now);
+        }
+        if self.state_due().is_some_and(|at| now >= at) {
+            self.on_state_due(now);
         }
         self.resolver.on_deadline(now);
         if self.sender_start.is_some_and(|at| now >= at) {
@@ -390,6 +406,7 @@ impl Client {
                 self.on_answer(answer, now);
             } else if self.prog.take_if(|prog| *prog == pid).is_some() {
                 self.hook.hear_last(now);
+                self.prog_status = Some(status);
                 if self.rebuild.is_some() {
                     // It has cleaned up: the new device waits for its turn only.
                     self.rebuild = self.rebuilds.last();
@@ -398,47 +415,6 @@ impl Client {
                     log::warning(format_args!("{prog} {ending}"));
                 }
             }
-        }
-    }
-
-    fn report(&self, now: Instant) {
-        let device = self.tun.as_ref().and_then(Tun::current_name);
-        let server = self
-            .server
-            .as_ref()
-            .map_or("unresolved".into(), |server| server.address().to_string());
-        let heard = self
-            .keepalive
-            .last_heard()
-            .map_or("never heard".into(), |at| {
-                format!(
-                    "heard {} s ago",
-                    now.saturating_duration_since(at).as_secs()
-                )
-            });
-        let round_trip =
-            self.keepalive
-                .round_trip()
-                .map_or("unknown".into(), |RoundTrip { time, at }| {
-                    format!(
-                        "{}.{} ms {} s ago",
-                        time.as_millis(),
-                        time.subsec_micros() % 1000 / 100,
-                        now.saturating_duration_since(at).as_secs()
-                    )
-                });
-        log::info(format_args!(
-            "status: device {}, server {server}, {heard}, {} keepalives unanswered, round trip \
-             {round_trip}, {}, received {} packets {} bytes, dropped {}",
-            device.unwrap_or_else(|| "none".into()).display(),
-            self.keepalive.unanswered(),
-            self.session_status(now),
-            self.received.count.packets,
-            self.received.count.bytes,
-            self.received.count.dropped
-        ));
-        if let Some(sender) = self.sender {
-            let _ = kill(sender, Signal::SIGUSR1);
         }
     }
 

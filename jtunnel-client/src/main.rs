@@ -7,6 +7,7 @@
 )]
 
 mod client;
+mod counts;
 mod keepalive;
 mod options;
 mod resolver;

@@ -10,7 +10,7 @@ use common::startup::options::{Action, Common, common, other_action, parser, por
 pub(crate) const USAGE: &str = "\
 usage: jtunnel-client [-AfhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT]
                       [-i CLIENT_ID] [-d DIR] [-k SECONDS] [-M MARK] [-m MTU]
-                      [-P PIDFILE] ADDRESS PORT PROG [ARGS...]
+                      [-P PIDFILE] [-S FILE] ADDRESS PORT PROG [ARGS...]
        jtunnel-client -I [-d DIR]   or   jtunnel-client -G WORD
 
   -A               accept any identifier from the server's address and port
@@ -28,6 +28,7 @@ usage: jtunnel-client [-AfhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT]
   -O               no offload: one packet per read and write
   -P PIDFILE       write the process id there
   -p BIND_PORT     local UDP port (default: any free one)
+  -S FILE          write the state there as well at SIGUSR1
   -V               print the version and exit; also --version
   -v               log in more detail
 

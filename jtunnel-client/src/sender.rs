@@ -16,6 +16,8 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 
+use crate::counts::Teller;
+
 /// What the child has, as a copy: nothing is shared but the descriptors.
 pub(crate) struct Sender<'a> {
     pub(crate) tun: &'a Tun,
@@ -28,18 +30,20 @@ pub(crate) struct Sender<'a> {
     pub(crate) logged: Option<Instant>,
     /// What those before this one have sent.
     pub(crate) sent: Count,
+    /// Tells the parent.
+    pub(crate) teller: Option<Teller>,
 }
 
 /// The signal by which the parent asks the child to end, between two turns.
 pub(crate) const END: Signal = Signal::SIGUSR2;
 
 impl Sender<'_> {
-    /// Runs until it is to end or the device is gone, and returns what was sent. The parent's death
+    /// Runs until it is to end or the device is gone, and tells then what was sent. The parent's death
     /// ends it too.
-    pub(crate) fn run(self, parent: Pid) -> Count {
+    pub(crate) fn run(self, parent: Pid) {
         // The parent may have died before the death signal was asked for.
         if set_up_signals().is_err() || getppid() != parent {
-            return self.sent;
+            return;
         }
         let (mut target, mut sealer) = (self.server, self.sealer);
         let mut trouble = self
@@ -59,12 +63,20 @@ impl Sender<'_> {
             let result = self.outbound.carry(self.tun, &mut exit);
             trouble.sent(None, &mut tally, &target);
             let signals = sys::take_signals();
-            if signals.contains(Signal::SIGUSR1) {
+            let is_asked = signals.contains(Signal::SIGUSR1);
+            if is_asked {
                 report(&tally.count);
             }
             // What else can happen to a read is not of one packet: the parent looks into it.
-            if signals.contains(END) || !matches!(result, Ok(()) | Err(Trouble::Nothing)) {
-                return tally.count;
+            let is_over =
+                signals.contains(END) || !matches!(result, Ok(()) | Err(Trouble::Nothing));
+            if (is_asked || is_over)
+                && let Some(teller) = &self.teller
+            {
+                teller.tell(&tally.count);
+            }
+            if is_over {
+                return;
             }
         }
     }

@@ -1,11 +1,13 @@
 //! The clients that have a tun device: found by identifier, by slot, by PROG. No I/O of its own.
 
 use std::net::SocketAddr;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use common::datapath::tally::{Tally, Totals};
 use common::io::target::Target;
 use common::io::tun::Tun;
+use common::keyed::status::Status;
 use common::report::throttle::Throttle;
 use common::wire::id::PeerId;
 use nix::unistd::Pid;
@@ -31,8 +33,8 @@ pub(crate) enum Prog {
     Waiting,
     /// Runs, as this process.
     Running(Pid),
-    /// Has ended.
-    Ended,
+    /// Has ended, in this way.
+    Ended(ExitStatus),
 }
 
 /// One client and its tunnel.
@@ -116,6 +118,12 @@ impl Client {
     pub(crate) fn protection(&self) -> &'static str {
         let link = self.link.as_ref();
         link.map_or("plain", |link| link.keyed.secret().word().name())
+    }
+
+    /// The same and more, for the report.
+    pub(crate) fn link_status(&self, now: Instant) -> Status<'_> {
+        let link = self.link.as_ref();
+        link.map_or(Status::PLAIN, |link| link.status(now))
     }
 
     /// Whether a keepalive that comes now is to be answered.

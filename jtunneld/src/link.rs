@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use common::keyed::discard::Discard;
 use common::keyed::secret::{Secret, Word};
 use common::keyed::server::Server as Keyed;
+use common::keyed::status::Status;
 use common::report::log;
 use common::report::throttle::Throttle;
 use common::wire::id::PeerId;
@@ -58,20 +59,12 @@ impl Link {
     }
 
     /// For the report: the protection, how old the session is, and what was dropped.
-    pub(crate) fn status(&self, now: Instant) -> String {
-        let session = self.keyed.session_age(now).map_or_else(
-            || "without session".into(),
-            |age| format!("session {} s old", age.as_secs()),
-        );
-        let count = |reason| self.discarded[reason as usize];
-        format!(
-            "{} {session}, replayed {}, forged {}, wrong key {}, plain {}",
-            self.word(),
-            count(Discard::Replayed),
-            count(Discard::Forged),
-            count(Discard::WrongTag),
-            count(Discard::Plain)
-        )
+    pub(crate) fn status(&self, now: Instant) -> Status<'_> {
+        Status {
+            protection: self.word().name(),
+            session_age: self.keyed.session_age(now),
+            discarded: Some(&self.discarded),
+        }
     }
 
     /// A datagram was dropped.

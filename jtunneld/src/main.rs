@@ -13,6 +13,7 @@ mod link;
 mod losses;
 mod options;
 mod server;
+mod state;
 mod status;
 
 use std::process::ExitCode;

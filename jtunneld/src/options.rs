@@ -8,7 +8,8 @@ use common::startup::options::{Action, Common, DEFAULT_PORT, common, other_actio
 /// The words of `-h`, and of the manual's synopsis.
 pub(crate) const USAGE: &str = "\
 usage: jtunneld [-fhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i SERVER_ID]
-                [-d DIR] [-M MARK] [-m MTU] [-P PIDFILE] PROG [ARGS...]
+                [-d DIR] [-M MARK] [-m MTU] [-P PIDFILE] [-S FILE]
+                PROG [ARGS...]
        jtunneld -I [-d DIR]   or   jtunneld -G WORD
 
   -b BIND_ADDRESS  local address (default: every address, IPv6 and IPv4)
@@ -24,6 +25,7 @@ usage: jtunneld [-fhKOVv] [-b BIND_ADDRESS] [-p BIND_PORT] [-i SERVER_ID]
   -O               no offload: one packet per read and write
   -P PIDFILE       write the process id there
   -p BIND_PORT     local UDP port (default: 5886)
+  -S FILE          write the state there as well at SIGUSR1
   -V               print the version and exit; also --version
   -v               log in more detail
 

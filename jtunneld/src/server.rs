@@ -5,6 +5,7 @@ mod admission;
 mod closing;
 mod forward;
 mod handshake;
+mod reporting;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -26,6 +27,7 @@ use common::peers::authorized::Authorized;
 use common::report::error::{Context, Result, reason};
 use common::report::log;
 use common::report::ring::Ring;
+use common::report::state::StateFile;
 use common::report::throttle::Throttle;
 use common::startup::identity;
 use common::startup::options::{Action, Common};
@@ -105,6 +107,7 @@ pub(crate) struct Server {
     /// What those carried that were forgotten.
     past: Totals,
     report: Option<Report>,
+    state_file: Option<StateFile>,
     discards: Discards,
     trouble: TroubleLog,
     throttles: Throttles,
@@ -187,6 +190,7 @@ impl Program for Server {
         };
         // A device made for a moment shows that devices can be made.
         admission::keep_reserve(&Tun::open(tun_mode)?, max_descriptor)?;
+        let state_file = options.state_file.map(StateFile::new).transpose()?;
         let now = Instant::now();
         let server = Self {
             id,
@@ -222,6 +226,7 @@ impl Program for Server {
             started: now,
             past: Totals::default(),
             report: None,
+            state_file,
             discards: Discards::default(),
             trouble: TroubleLog::default(),
             throttles: Throttles {
@@ -329,16 +334,12 @@ impl Server {
         if !self.starts.is_empty() && now >= self.next_start {
             self.start_next(now);
         }
-        if let Some(report) = &mut self.report
-            && now >= report.next()
-            && !report.go_on(
-                &mut self.clients,
-                self.authorized.count(),
-                self.discards,
-                now,
-            )
+        if self
+            .report
+            .as_ref()
+            .is_some_and(|report| now >= report.next())
         {
-            self.report = None;
+            self.go_on_reporting(now);
         }
         if !self.closing.is_empty() {
             self.close_ended(now);
@@ -388,7 +389,7 @@ impl Server {
             self.rescan();
         }
         if signals.contains(Signal::SIGUSR1) {
-            self.report = Some(Report::new(&self.clients, Instant::now()));
+            self.begin_report(Instant::now());
         }
         [Signal::SIGTERM, Signal::SIGINT]
             .into_iter()

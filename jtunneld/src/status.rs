@@ -7,6 +7,7 @@ use common::report::log::{self, Delivery};
 use common::wire::id::PeerId;
 
 use crate::clients::{Client, Clients};
+use crate::state::State;
 
 /// How long syslogd gets to empty its queue, which holds 10 lines by default
 /// (net.unix.max_dgram_qlen).
@@ -32,6 +33,8 @@ pub(crate) struct Discards {
 
 /// A report on its way.
 pub(crate) struct Report {
+    /// The same for the file of `-S`, which need not wait for syslogd.
+    pub(crate) state: Option<State>,
     clients: Vec<PeerId>,
     /// 0 is the first line, which is about the server itself.
     line: usize,
@@ -40,8 +43,9 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(clients: &Clients, now: Instant) -> Self {
+    pub(crate) fn new(clients: &Clients, state: Option<State>, now: Instant) -> Self {
         Self {
+            state,
             clients: clients.ids(),
             line: 0,
             next: now,
@@ -62,6 +66,7 @@ impl Report {
         discards: Discards,
         now: Instant,
     ) -> bool {
+        self.next = now;
         for _ in 0..LINES {
             if self.line > self.clients.len() {
                 return false;
@@ -73,7 +78,6 @@ impl Report {
             self.line += 1;
             self.progress = now;
         }
-        self.next = now;
         true
     }
 
@@ -118,10 +122,7 @@ fn write_client(client: &Client, now: Instant) -> Delivery {
             .display(),
         client.target.address(),
         now.saturating_duration_since(client.heard).as_secs(),
-        client
-            .link
-            .as_ref()
-            .map_or_else(|| "plain".into(), |link| link.status(now)),
+        client.link_status(now),
         client.received.count.packets,
         client.received.count.bytes,
         client.sent.count.packets,

@@ -136,6 +136,20 @@ impl Tun {
         sys::tun_name(self.file.as_fd()).ok()
     }
 
+    /// Its name, or `-`, and its state: `up`, `down`, `deleted`, or `away` in another network
+    /// namespace than the socket.
+    pub fn state(&self, socket: BorrowedFd<'_>) -> (String, &'static str) {
+        let Some(name) = self.current_name() else {
+            return ("-".into(), "deleted");
+        };
+        let state = match sys::is_up(socket, &name) {
+            Ok(true) => "up",
+            Ok(false) => "down",
+            Err(_) => "away",
+        };
+        (name.to_string_lossy().into_owned(), state)
+    }
+
     /// Whether packets of TCP may be joined to super-packets for it.
     pub fn takes_super_packets(&self) -> bool {
         self.joins.get()

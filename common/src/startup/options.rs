@@ -64,6 +64,8 @@ pub struct Common {
     pub mtu: u16,
     /// `-P`.
     pub pid_file: Option<PathBuf>,
+    /// `-S`.
+    pub state_file: Option<PathBuf>,
 }
 
 /// A command line, taken apart.
@@ -86,7 +88,7 @@ pub fn parser() -> Options {
     for (flag, name) in [("h", "help"), ("V", "version")] {
         options.optflagmulti(flag, name, "");
     }
-    for option in ["b", "d", "G", "i", "M", "m", "P", "p"] {
+    for option in ["b", "d", "G", "i", "M", "m", "P", "p", "S"] {
         options.optopt(option, "", "", "");
     }
     options
@@ -167,6 +169,7 @@ pub fn common(matches: &Matches) -> Result<Common> {
         )?
         .unwrap_or(DEFAULT_MTU),
         pid_file: path(matches, "P")?,
+        state_file: path(matches, "S")?,
     })
 }
 

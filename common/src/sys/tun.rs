@@ -1,9 +1,9 @@
 //! The ioctls of tun devices.
 
-use std::ffi::{OsString, c_char, c_int, c_uint};
+use std::ffi::{OsStr, OsString, c_char, c_int, c_uint};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::fit;
 
@@ -14,6 +14,7 @@ mod ioctl {
     nix::ioctl_readwrite_bad!(tun_get_iff, libc::TUNGETIFF, libc::ifreq);
     nix::ioctl_write_int_bad!(tun_set_offload, libc::TUNSETOFFLOAD);
     nix::ioctl_write_ptr_bad!(set_mtu, libc::SIOCSIFMTU, libc::ifreq);
+    nix::ioctl_readwrite_bad!(get_flags, libc::SIOCGIFFLAGS, libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_queue_len, libc::SIOCSIFTXQLEN, libc::ifreq);
 }
 
@@ -63,12 +64,23 @@ pub(crate) fn set_queue_len(socket: BorrowedFd<'_>, name: &str, packets: u16) ->
     Ok(())
 }
 
-fn named_ifreq(name: &str) -> libc::ifreq {
+/// Whether the device `name` is up; any socket will do as `socket`, and it is looked for where that
+/// was made.
+pub(crate) fn is_up(socket: BorrowedFd<'_>, name: &OsStr) -> io::Result<bool> {
+    let mut request = named_ifreq(name);
+    // SAFETY: SIOCGIFFLAGS reads and writes one ifreq.
+    unsafe { ioctl::get_flags(socket.as_raw_fd(), &raw mut request) }?;
+    // SAFETY: the flags are what the kernel has just written to the union.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(c_int::from(flags) & libc::IFF_UP != 0)
+}
+
+fn named_ifreq(name: impl AsRef<OsStr>) -> libc::ifreq {
     let mut request = empty_ifreq();
     // The last byte stays 0: names are shorter than IFNAMSIZ.
     let room = &mut request.ifr_name[..libc::IFNAMSIZ - 1];
-    for (to, from) in room.iter_mut().zip(name.bytes()) {
-        *to = c_char::from_ne_bytes([from]);
+    for (to, from) in room.iter_mut().zip(name.as_ref().as_bytes()) {
+        *to = c_char::from_ne_bytes([*from]);
     }
     request
 }

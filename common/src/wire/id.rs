@@ -30,6 +30,11 @@ impl PeerId {
         self.0.to_be_bytes()
     }
 
+    /// The first 4 digits, as logs show them.
+    pub fn first_digits(self) -> String {
+        format!("{:04x}", self.0 >> 48)
+    }
+
     /// All 16 digits: for file names and `TUN_CLIENT_ID`, never for a log.
     pub fn hex(&self) -> String {
         hex::encode(self.bytes())

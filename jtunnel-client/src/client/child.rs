@@ -1,28 +1,21 @@
 //! The keeper of the child that sends: started, ended before any change, started again when lost.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use common::datapath::tally::Count;
 use common::report::error::reason;
 use common::report::log;
 use common::sys::{self, Fork, Pages};
-use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, pipe2};
+use nix::unistd::Pid;
 
 use super::Client;
+use crate::counts::{self, Counts};
 use crate::sender::{END, Sender};
 
 /// How often senders may log about packets, however many follow each other.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// How long a child that is to end may take for its last packets.
 const PATIENCE: Duration = Duration::from_millis(100);
-const COUNT_LEN: usize = 3 * size_of::<u64>();
 
 impl Client {
     pub(super) fn start_sender(&mut self, now: Instant) {
@@ -38,7 +31,7 @@ impl Client {
         let logged = self.sender_logs.filter(recent);
         self.sender_logs = logged.or(Some(now));
         // Without one it runs as well, but nobody hears what it has sent.
-        let (end, to_parent) = pipe2(OFlag::O_CLOEXEC).ok().unzip();
+        let (counts, teller) = counts::pipe().ok().unzip();
         let parent = Pid::this();
         match sys::fork() {
             Ok(Fork::Child) => {
@@ -54,14 +47,12 @@ impl Client {
                     sealer,
                     logged,
                     sent: self.sent,
+                    teller,
                 };
-                let sent = sender.run(parent);
-                if let Some(to_parent) = to_parent {
-                    let _ = File::from(to_parent).write_all(&to_bytes(sent));
-                }
+                sender.run(parent);
                 sys::exit_child(1)
             }
-            Ok(Fork::Parent(pid)) => (self.sender, self.sender_end) = (Some(pid), end),
+            Ok(Fork::Parent(pid)) => (self.sender, self.counts) = (Some(pid), counts),
             Err(error) => {
                 log::warning(format_args!(
                     "unable to start the sender: {}",
@@ -85,25 +76,21 @@ impl Client {
         }
     }
 
-    /// What the child has sent, if it can tell: one that was killed can't.
-    fn hear_sender_end(&mut self) {
-        let Some(end) = self.sender_end.take() else {
-            return;
-        };
-        let until = Instant::now() + PATIENCE;
-        let ready = loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let limit = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
-            let mut wait = [PollFd::new(end.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut wait, limit) {
-                Err(Errno::EINTR) => {}
-                result => break result == Ok(1),
+    /// What the child has told since it was heard last.
+    pub(super) fn hear_sender(&mut self) {
+        let told = self.counts.as_ref().and_then(Counts::take);
+        if let Some(sent) = told {
+            self.sent = sent;
+            if let Some(state) = &mut self.state {
+                state.answered();
             }
-        };
-        let mut bytes = [0; COUNT_LEN];
-        if ready && File::from(end).read_exact(&mut bytes).is_ok() {
-            self.sent = from_bytes(&bytes);
         }
+    }
+
+    /// What it tells at its end, if it can: one that was killed can't.
+    fn hear_sender_end(&mut self) {
+        let told = self.counts.take().and_then(|c| c.take_last(PATIENCE));
+        self.sent = told.unwrap_or(self.sent);
     }
 
     pub(super) fn sender_lost(&mut self, ending: &str, now: Instant) {
@@ -121,24 +108,5 @@ impl Client {
 
     fn delay_sender(&mut self, now: Instant) {
         self.sender_start = Some(self.sender_restarts.next(now));
-    }
-}
-
-fn to_bytes(count: Count) -> [u8; COUNT_LEN] {
-    let mut bytes = [0; COUNT_LEN];
-    let numbers = [count.packets, count.bytes, count.dropped];
-    for (place, number) in bytes.as_chunks_mut().0.iter_mut().zip(numbers) {
-        *place = number.to_ne_bytes();
-    }
-    bytes
-}
-
-fn from_bytes(bytes: &[u8; COUNT_LEN]) -> Count {
-    let mut numbers = bytes.as_chunks().0.iter().map(|&b| u64::from_ne_bytes(b));
-    let mut next = || numbers.next().unwrap_or_default();
-    Count {
-        packets: next(),
-        bytes: next(),
-        dropped: next(),
     }
 }

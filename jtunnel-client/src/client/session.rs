@@ -10,6 +10,7 @@ use common::io::target::Target;
 use common::keyed::client::{Client as Keyed, Decision, Due, Up};
 use common::keyed::discard::Discard;
 use common::keyed::secret::{Secret, Word};
+use common::keyed::status::Status;
 use common::peers::authorized::Grant;
 use common::report::log;
 use common::report::throttle::Throttle;
@@ -81,11 +82,6 @@ impl Link {
             Discard::Replayed | Discard::Forged => tell(&mut self.forged),
             _ => tell(&mut self.others),
         }
-    }
-
-    /// How often a datagram was dropped for this reason.
-    pub(super) fn count(&self, reason: Discard) -> u32 {
-        self.discarded[reason as usize]
     }
 }
 
@@ -176,23 +172,16 @@ impl Client {
         name(self.word)
     }
 
-    /// Of the report: the protection, and how old the session is.
-    pub(super) fn session_status(&self, now: Instant) -> String {
+    /// For the report: the protection, how old the session is, and what was dropped.
+    pub(super) fn session_status(&self, now: Instant) -> Status<'_> {
         let Some(link) = &self.link else {
-            return self.protection().into();
+            return Status::PLAIN;
         };
-        let session = link.keyed.session_age(now).map_or_else(
-            || "without session".into(),
-            |age| format!("session {} s old", age.as_secs()),
-        );
-        format!(
-            "{} {session}, replayed {}, forged {}, wrong key {}, plain {}",
-            self.protection(),
-            link.count(Discard::Replayed),
-            link.count(Discard::Forged),
-            link.count(Discard::WrongTag),
-            link.count(Discard::Plain)
-        )
+        Status {
+            protection: self.protection(),
+            session_age: link.keyed.session_age(now),
+            discarded: Some(&link.discarded),
+        }
     }
 
     /// When the link has something to do.

@@ -145,7 +145,7 @@ impl Server {
             let Some(client) = self.clients.by_prog(pid) else {
                 continue;
             };
-            client.prog = Prog::Ended;
+            client.prog = Prog::Ended(status);
             self.hook.hear_last(Instant::now());
             if client.closing.is_none() && !status.success() {
                 let ending = hook::describe(status);
