@@ -4,7 +4,11 @@ use std::hint::black_box;
 
 use blake2::Blake2sMac256;
 use blake2::digest::{KeyInit as _, Mac as _};
-use chacha20poly1305::{AeadInOut as _, ChaCha20Poly1305, Nonce, Tag};
+use chacha20::cipher::{Block as CipherBlock, StreamCipherCore as _};
+use chacha20::variants::Ietf;
+use chacha20::{ChaChaCore, KeyIvInit as _, R20};
+use poly1305::universal_hash::UniversalHash as _;
+use poly1305::{Block, Poly1305};
 
 pub(super) const KEY_LEN: usize = 32;
 /// Bytes behind the payload.
@@ -32,9 +36,14 @@ impl Key {
 
     /// In a time that does not tell where they differ.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let pairs = self.0.iter().zip(&other.0);
-        pairs.fold(0, |differ, (a, b)| black_box(differ | (a ^ b))) == 0
+        are_same(&self.0, &other.0)
     }
+}
+
+/// Whether both of one length are the same, in a time that does not tell where they differ.
+fn are_same<const N: usize>(some: &[u8; N], other: &[u8; N]) -> bool {
+    let pairs = some.iter().zip(other);
+    pairs.fold(0, |differ, (a, b)| black_box(differ | (a ^ b))) == 0
 }
 
 impl Drop for Key {
@@ -78,10 +87,17 @@ pub(super) fn agree(private: &Key, other: &Public) -> Option<Key> {
         .then_some(shared)
 }
 
-/// Encrypts the text in place with ChaCha20-Poly1305 (RFC 8439). `None` for a text too long for it.
+// ChaCha20-Poly1305 (RFC 8439, 2.8), put together here and not by the crate of that name: there the
+// function for a block of Poly1305 has many callers, so that it is a call for each 16 bytes. On MIPS
+// a signed packet costs an eighth less this way.
+
+/// Encrypts the text in place. `None` for a text too long for it.
 pub(super) fn seal(key: &Key, counter: u32, aad: &[u8], text: &mut [u8]) -> Option<[u8; TAG_LEN]> {
-    let tag = cipher(key).encrypt_inout_detached(&nonce(counter), aad, text.into());
-    tag.ok().map(Into::into)
+    let (cipher, mac) = start(key, counter);
+    cipher
+        .try_apply_keystream_partial((&mut *text).into())
+        .ok()?;
+    Some(tag(mac, aad, text))
 }
 
 /// Decrypts the text in place. If the tag is not right it stays as it is.
@@ -90,24 +106,50 @@ pub(super) fn open(
     counter: u32,
     aad: &[u8],
     text: &mut [u8],
-    tag: &[u8; TAG_LEN],
+    expected: &[u8; TAG_LEN],
 ) -> bool {
-    let tag: &Tag = tag.into();
-    let opened = cipher(key).decrypt_inout_detached(&nonce(counter), aad, text.into(), tag);
-    opened.is_ok()
+    let (cipher, mac) = start(key, counter);
+    are_same(&tag(mac, aad, text), expected)
+        && cipher.try_apply_keystream_partial(text.into()).is_ok()
 }
 
-/// It is made for each packet: there is nothing in it but the key, which it would not overwrite.
-#[inline]
-fn cipher(key: &Key) -> ChaCha20Poly1305 {
-    ChaCha20Poly1305::new(key.bytes().into())
-}
+type ChaCha20 = ChaChaCore<R20, Ietf>;
 
+/// The cipher at its second block; of the first one half is the key of Poly1305 (RFC 8439, 2.6).
 #[inline]
-fn nonce(counter: u32) -> Nonce {
+fn start(key: &Key, counter: u32) -> (ChaCha20, Poly1305) {
     let mut nonce = [0; 12];
     nonce[8..].copy_from_slice(&counter.to_be_bytes());
-    nonce.into()
+    let mut cipher = ChaCha20::new(key.bytes().into(), &nonce.into());
+    let mut first = CipherBlock::<ChaCha20>::default();
+    cipher.write_keystream_block(&mut first);
+    let (mac_key, _) = first.split_ref();
+    (cipher, Poly1305::new(mac_key))
+}
+
+/// Of both, each filled up to whole blocks, and their lengths.
+fn tag(mut mac: Poly1305, aad: &[u8], text: &[u8]) -> [u8; TAG_LEN] {
+    let mut lengths = Block::default();
+    let (aad_len, text_len) = lengths.split_at_mut(8);
+    aad_len.copy_from_slice(&(aad.len() as u64).to_le_bytes());
+    text_len.copy_from_slice(&(text.len() as u64).to_le_bytes());
+    for part in [aad, text] {
+        let (blocks, rest) = Block::slice_as_chunks(part);
+        absorb(&mut mac, blocks);
+        if !rest.is_empty() {
+            let mut padded = Block::default();
+            padded[..rest.len()].copy_from_slice(rest);
+            absorb(&mut mac, &[padded]);
+        }
+    }
+    absorb(&mut mac, &[lengths]);
+    mac.finalize().into()
+}
+
+/// The one caller of the function for a block, which is compiled into it.
+#[inline(never)]
+fn absorb(mac: &mut Poly1305, blocks: &[Block]) {
+    mac.update(blocks);
 }
 
 #[cfg(test)]
@@ -128,6 +170,36 @@ mod tests {
             ),
         ] {
             assert!(is_chosen, "built without --cfg {name}_backend");
+        }
+    }
+
+    /// What the crate of that name makes is the same, and each opens what the other sealed.
+    #[test]
+    fn second_opinion() {
+        use chacha20poly1305::{AeadInOut as _, ChaCha20Poly1305};
+
+        let bytes: [u8; KEY_LEN] = std::array::from_fn(|n| n as u8);
+        let (key, other) = (Key::new(bytes), ChaCha20Poly1305::new(&bytes.into()));
+        for counter in [1, 258, u32::MAX] {
+            let mut nonce = [0; 12];
+            nonce[8..].copy_from_slice(&counter.to_be_bytes());
+            for (aad_len, text_len) in (0..150).flat_map(|n| [(16, n), (n, 0), (n, 7)]).chain([
+                (16, 1420),
+                (1436, 0),
+                (16, 65_000),
+            ]) {
+                let text: Vec<u8> = (0..text_len).map(|n| n as u8 ^ 0x45).collect();
+                let (aad, mut ours, mut theirs) = (vec![3; aad_len], text.clone(), text.clone());
+                let tag = seal(&key, counter, &aad, &mut ours).expect("not too long");
+                let their_tag =
+                    other.encrypt_inout_detached(&nonce.into(), &aad, theirs.as_mut_slice().into());
+                assert_eq!(tag, <[u8; TAG_LEN]>::from(their_tag.expect("not too long")));
+                assert!(ours == theirs, "{aad_len}, {text_len}");
+                let mut wrong = tag;
+                wrong[text_len % TAG_LEN] ^= 1;
+                assert!(!open(&key, counter, &aad, &mut ours, &wrong) && ours == theirs);
+                assert!(open(&key, counter, &aad, &mut ours, &tag) && ours == text);
+            }
         }
     }
 

@@ -107,6 +107,13 @@ impl Authorized {
         self.ids.binary_search(&id).is_ok()
     }
 
+    /// Whether this identifier is that of a plain peer, as far as memory knows.
+    #[inline]
+    pub fn is_plain(&self, id: PeerId) -> bool {
+        let is_keyed = || find(&self.keyed, id).is_ok_and(|n| self.keyed[n].secret.is_some());
+        self.contains(id) && !is_keyed()
+    }
+
     /// What is granted to this identifier, as far as memory knows.
     pub fn grant(&self, id: PeerId) -> Option<Grant> {
         let secret = || self.keyed[find(&self.keyed, id).ok()?].secret.clone();

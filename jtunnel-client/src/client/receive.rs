@@ -69,43 +69,54 @@ impl Client {
                 self.received.count.dropped += 1;
                 continue;
             };
-            if self.link.is_some() {
-                if let Some(at) = self.on_keyed(range, id, now) {
-                    result = result.and(self.deliver(at));
-                }
-                continue;
-            }
-            let payload = Payload::of(payload);
-            if payload == Payload::Keyed || !self.accepts(id, payload, now) {
-                self.received.count.dropped += 1;
-                self.log_unaccepted(id, payload, now);
-                continue;
-            }
-            let is_news = match payload {
-                Payload::Answer(counter) => self.keepalive.answered(counter, now),
-                _ => false,
+            let packet = if self.link.is_some() {
+                self.on_keyed(range, id, now)
+            } else {
+                self.on_plain(range, id, Payload::of(payload), now)
             };
-            if self.keepalive.heard(now) || is_news {
-                let from = &self.datagrams.from;
-                log::info(format_args!("server {id} answers from {from}"));
-            }
-            match payload {
-                Payload::Packet => {
-                    let delivered = self.deliver(range.start + HEADER_LEN..range.end);
-                    result = result.and(delivered);
-                }
-                Payload::Keepalive(counter) => {
-                    let answer = packet::answer(self.id, counter);
-                    if let Some(server) = &self.server
-                        && let Err(error) = self.socket.send(&answer, server)
-                    {
-                        self.trouble.lost(error, server, now);
-                    }
-                }
-                Payload::Answer(_) | Payload::Alive | Payload::Keyed | Payload::Other => {}
+            // One place for both: what is called from two is not compiled into either.
+            if let Some(at) = packet {
+                result = result.and(self.deliver(at));
             }
         }
         result
+    }
+
+    /// Something on a plain link. Returns where in the receive buffer a packet for the tun lies.
+    #[inline]
+    fn on_plain(
+        &mut self,
+        at: Range<usize>,
+        id: PeerId,
+        payload: Payload,
+        now: Instant,
+    ) -> Option<Range<usize>> {
+        if payload == Payload::Keyed || !self.accepts(id, payload, now) {
+            self.received.count.dropped += 1;
+            self.log_unaccepted(id, payload, now);
+            return None;
+        }
+        let is_news = match payload {
+            Payload::Answer(counter) => self.keepalive.answered(counter, now),
+            _ => false,
+        };
+        if self.keepalive.heard(now) || is_news {
+            let from = &self.datagrams.from;
+            log::info(format_args!("server {id} answers from {from}"));
+        }
+        match payload {
+            Payload::Packet => return Some(at.start + HEADER_LEN..at.end),
+            Payload::Keepalive(counter) => {
+                let answer = packet::answer(self.id, counter);
+                if let Some(server) = &self.server
+                    && let Err(error) = self.socket.send(&answer, server)
+                {
+                    self.trouble.lost(error, server, now);
+                }
+            }
+            Payload::Answer(_) | Payload::Alive | Payload::Keyed | Payload::Other => {}
+        }
+        None
     }
 
     /// Takes the packet in this part of the receive buffer to the tun.
@@ -121,15 +132,10 @@ impl Client {
 
     /// Whether this is the server's, on a plain link: authorised, or with `-A` the first that answers
     /// a keepalive, until another does after a silence.
+    #[inline]
     pub(super) fn accepts(&mut self, id: PeerId, payload: Payload, now: Instant) -> bool {
         if !self.config.accept_any {
-            let grant = self.authorized.admits(id, now);
-            if matches!(grant, Some(Grant::Keyed(_))) {
-                // Its file is new: from now on it is spoken with as the file says.
-                self.choose = true;
-                self.timeout.reset();
-            }
-            return matches!(grant, Some(Grant::Plain));
+            return self.authorized.is_plain(id) || self.admits_plain(id, now);
         }
         if self.keepalive.is_searching()
             && matches!(payload, Payload::Answer(counter) if self.keepalive.awaits(counter))
@@ -138,6 +144,18 @@ impl Client {
         }
         // Without keepalives there are no answers.
         self.trusted == Some(id) || self.config.keepalive.is_none()
+    }
+
+    /// The same of one that memory does not know as plain.
+    #[cold]
+    fn admits_plain(&mut self, id: PeerId, now: Instant) -> bool {
+        let grant = self.authorized.admits(id, now);
+        if matches!(grant, Some(Grant::Keyed(_))) {
+            // Its file is new: from now on it is spoken with as the file says.
+            self.choose = true;
+            self.timeout.reset();
+        }
+        matches!(grant, Some(Grant::Plain))
     }
 
     #[cold]

@@ -237,7 +237,7 @@ impl Client {
 
     /// A datagram of a server, at this place in the receive buffer. Returns where in the buffer the
     /// packet is that it brings for the tun.
-    #[inline]
+    #[inline(never)]
     pub(super) fn on_keyed(
         &mut self,
         at: Range<usize>,

@@ -155,50 +155,47 @@ impl Server {
             client.received.count.dropped += 1;
             return;
         }
-        if client.link.is_some() {
-            return self.on_keyed(slot, at, now);
-        }
-        let packet = at.start + HEADER_LEN..at.end;
-        let payload = Payload::of(&self.datagrams.data[packet.clone()]);
-        if payload == Payload::Keyed {
-            return self.on_stray_keyed(id, now);
-        }
-        client.heard = now;
-        if !client.target.is_origin_of(&self.datagrams) {
-            roam(client, &self.datagrams, &self.socket, now);
-        }
-        match payload {
-            Payload::Packet => self.deliver(slot, packet),
-            Payload::Keepalive(counter) if client.is_answer_due(now) => {
-                let answer = packet::answer(self.id, counter);
-                if let Err(error) = self.socket.send(&answer, &client.target) {
-                    self.trouble.lost(error, &client.target, now);
-                }
+        // One place to deliver: what is called from two is not compiled into either.
+        let (client, packet) = if client.link.is_some() {
+            let Some(packet) = self.on_keyed(slot, at, now) else {
+                return;
+            };
+            let Some(client) = self.clients.get(slot) else {
+                return;
+            };
+            (client, packet)
+        } else {
+            let packet = at.start + HEADER_LEN..at.end;
+            let payload = Payload::of(&self.datagrams.data[packet.clone()]);
+            if payload == Payload::Keyed {
+                return self.on_stray_keyed(id, now);
             }
-            Payload::Keepalive(_)
-            | Payload::Alive
-            | Payload::Answer(_)
-            | Payload::Keyed
-            | Payload::Other => {}
-        }
-    }
-
-    /// Takes the packet in this part of the receive buffer to a client's device.
-    #[inline]
-    pub(super) fn deliver(&mut self, slot: Slot, at: Range<usize>) {
-        let Some(client) = self.clients.get(slot) else {
-            return;
+            client.heard = now;
+            if !client.target.is_origin_of(&self.datagrams) {
+                roam(client, &self.datagrams, &self.socket, now);
+            }
+            match payload {
+                Payload::Packet => (client, packet),
+                Payload::Keepalive(counter) if client.is_answer_due(now) => {
+                    let answer = packet::answer(self.id, counter);
+                    if let Err(error) = self.socket.send(&answer, &client.target) {
+                        self.trouble.lost(error, &client.target, now);
+                    }
+                    return;
+                }
+                _ => return,
+            }
         };
         let (tun, tally) = (&client.tun, &mut client.received);
         let buffer = &self.datagrams.data;
         // What can't be joined need not gather, unless others' packets do.
         let result = if tun.takes_super_packets() || !self.gathering.is_empty() {
-            let result = self.gathering.push(slot, tun, buffer, at, tally);
+            let result = self.gathering.push(slot, tun, buffer, packet, tally);
             // Only packets that were joined can be given up as such.
             self.trouble.received(Some(client.id), tally);
             result
         } else {
-            write_packet(tun, &buffer[at], tally)
+            write_packet(tun, &buffer[packet], tally)
         };
         if result == Err(Trouble::Gone) {
             self.device_gone(slot);

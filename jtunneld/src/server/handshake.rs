@@ -20,14 +20,16 @@ const ERASE_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Server {
     /// From a client with a device. The answer goes to where the datagram came from, which need not
-    /// be the client.
-    pub(super) fn on_keyed(&mut self, slot: Slot, at: Range<usize>, now: Instant) {
-        let Some(client) = self.clients.get(slot) else {
-            return;
-        };
-        let Some(link) = &mut client.link else {
-            return;
-        };
+    /// be the client. Returns where in the receive buffer a packet for the device lies.
+    #[inline(never)]
+    pub(super) fn on_keyed(
+        &mut self,
+        slot: Slot,
+        at: Range<usize>,
+        now: Instant,
+    ) -> Option<Range<usize>> {
+        let client = self.clients.get(slot)?;
+        let link = client.link.as_mut()?;
         let datagram = &mut self.datagrams.data[at.clone()];
         let decision = link
             .keyed
@@ -39,23 +41,28 @@ impl Server {
                 link.opened(self.datagrams.from, now);
                 (true, Some(answer), None)
             }
-            Decision::Answer(answer) => return self.answer(answer.as_ref(), now),
+            Decision::Answer(answer) => {
+                self.answer(answer.as_ref(), now);
+                return None;
+            }
             Decision::Drop(reason) => {
                 client.received.count.dropped += 1;
-                return link.discard(reason, self.datagrams.from, now);
+                link.discard(reason, self.datagrams.from, now);
+                return None;
             }
         };
         client.heard = now;
         if moves && !client.target.is_origin_of(&self.datagrams) {
             roam(client, &self.datagrams, &self.socket, now);
         }
-        let is_answer_due = answer.is_some() && client.is_answer_due(now);
-        if let Some(packet) = packet {
-            self.deliver(slot, at.start + packet.start..at.start + packet.end);
-        } else if let Some(answer) = answer.filter(|_| is_answer_due) {
+        if let Some(answer) = answer
+            && client.is_answer_due(now)
+        {
             self.answer(answer.as_ref(), now);
             self.erase_later(now);
         }
+        let packet = packet?;
+        Some(at.start + packet.start..at.start + packet.end)
     }
 
     /// From a client without a device. It gets one when it has shown that it has the key.
