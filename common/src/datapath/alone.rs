@@ -14,7 +14,7 @@ pub struct Alone {
 
 impl Alone {
     /// Whether the next one is likely to be alone.
-    pub fn is_likely(&self) -> bool {
+    pub(super) fn is_likely(&self) -> bool {
         self.turns > 0
     }
 

@@ -13,7 +13,7 @@ const MAX_BYTES: usize = 65_507;
 
 /// One datagram, gathered from up to two places.
 #[derive(Clone, Debug)]
-pub(crate) struct Segment {
+pub(super) struct Segment {
     /// In the buffer of rebuilt headers; may be empty.
     pub(crate) head: Range<usize>,
     /// In the buffer of packets.
@@ -22,14 +22,14 @@ pub(crate) struct Segment {
 
 /// The two buffers that segments lie in.
 #[derive(Clone, Copy)]
-pub(crate) struct Buffers<'a> {
+pub(super) struct Buffers<'a> {
     pub(crate) heads: &'a [u8],
-    pub(crate) bodies: &'a [u8],
+    pub(super) bodies: &'a [u8],
 }
 
 /// Datagrams that wait for each other, though never for the network.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub(super) struct Batch {
     segments: Vec<Segment>,
     bytes: usize,
     /// A shorter one was the last.
@@ -64,7 +64,7 @@ impl Batch {
     }
 
     /// Moves what lies in the buffer of packets to its front. Returns where that ends.
-    pub(crate) fn move_up(&mut self, bodies: &mut [u8]) -> usize {
+    pub(super) fn move_up(&mut self, bodies: &mut [u8]) -> usize {
         let mut end = 0;
         for segment in &mut self.segments {
             let start = end;

@@ -10,7 +10,7 @@ const IPV6_FRAGMENT: u8 = 44;
 
 /// Whether an IP packet is a UDP datagram to `endpoint`: a packet of this tunnel, routed into
 /// the tunnel itself. A later fragment has no port, but the first one is enough to end the loop.
-pub(crate) fn is_addressed_to(packet: &[u8], endpoint: SocketAddr) -> bool {
+pub(super) fn is_addressed_to(packet: &[u8], endpoint: SocketAddr) -> bool {
     match endpoint.ip() {
         IpAddr::V4(address) => udp4_port(packet, address) == Some(endpoint.port()),
         IpAddr::V6(address) => udp6_port(packet, address) == Some(endpoint.port()),
@@ -38,7 +38,7 @@ fn destination_port(packet: &[u8]) -> Option<u16> {
 }
 
 /// The payload of a UDP packet; of a fragmented one, what the first fragment has.
-pub(crate) fn udp_payload(packet: &[u8]) -> Option<&[u8]> {
+pub(super) fn udp_payload(packet: &[u8]) -> Option<&[u8]> {
     packet.get(udp_at(packet)? + 8..)
 }
 

@@ -57,7 +57,7 @@ fn look_closely(packet: &[u8], id: PeerId, endpoint: SocketAddr) -> Option<Loop>
 /// The same of a datagram's payload, for the others in a super-packet. Wherever packets go round
 /// there is a header more with each turn, and a packet behind each.
 #[inline]
-pub(crate) fn came_by(datagram: &[u8], id: PeerId) -> bool {
+pub(super) fn came_by(datagram: &[u8], id: PeerId) -> bool {
     let byte = datagram.get(HEADER_LEN);
     byte.is_some_and(|&byte| MAY_BEGIN_PACKET[usize::from(byte)]) && holds_own(datagram, id)
 }

@@ -10,7 +10,7 @@ const HEADER_LEN: usize = WORD + 8;
 
 /// Room for all messages of one datagram, in bytes: an IPv6 packet info and a segment size
 /// need 64.
-pub(crate) const CAPACITY: usize = 64;
+pub(super) const CAPACITY: usize = 64;
 
 /// A buffer of control messages, aligned as the kernel's structure is.
 #[repr(align(8))]
@@ -78,7 +78,7 @@ impl Control {
     /// data as the ones to be sent, which must not be empty. In an IPv6 packet info those are the
     /// address.
     #[inline]
-    pub(crate) fn begins_like(&self, received: &Self) -> bool {
+    pub(super) fn begins_like(&self, received: &Self) -> bool {
         const LEN: usize = HEADER_LEN + 16;
         match (
             self.bytes.first_chunk::<LEN>(),

@@ -86,7 +86,7 @@ impl Datagrams {
 
     /// What the next call writes to: data, address, control messages.
     #[inline]
-    pub(crate) fn targets(&mut self) -> (&mut [u8], &mut RawAddress, &mut [u8]) {
+    pub(super) fn targets(&mut self) -> (&mut [u8], &mut RawAddress, &mut [u8]) {
         let data = &mut self.data[self.start..self.start + self.room];
         (data, &mut self.from, self.control.room())
     }

@@ -40,7 +40,7 @@ impl Netlink {
 
     /// Whether datagrams to this address are the host's own by the table of routes, be it on the
     /// kernel's list of addresses or not; by an interface if there is one.
-    pub(crate) fn is_local(&self, address: Ipv6Addr, interface: u32) -> bool {
+    pub(super) fn is_local(&self, address: Ipv6Addr, interface: u32) -> bool {
         // struct rtmsg: family, length of the destination in bits, and what is 0 in a question.
         let mut body = vec![u8::try_from(AF_INET6).unwrap_or_default(), 128];
         body.resize(12, 0);

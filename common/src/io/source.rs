@@ -15,7 +15,7 @@ pub struct Source {
 
 impl Source {
     /// The local address that an IPv6 datagram came to.
-    pub(crate) fn from_v6(info: &[u8]) -> Option<Self> {
+    pub(super) fn from_v6(info: &[u8]) -> Option<Self> {
         let address = Ipv6Addr::from(*info.first_chunk::<16>()?);
         let index = u32::from_ne_bytes(*info.get(16..)?.first_chunk::<4>()?);
         let link_local = address.is_unicast_link_local();
@@ -27,7 +27,7 @@ impl Source {
 
     /// The one that an IPv4 datagram came to: the last of ipi_ifindex, ipi_spec_dst and ipi_addr,
     /// which is the destination in the header.
-    pub(crate) fn from_v4(info: &[u8]) -> Option<Self> {
+    pub(super) fn from_v4(info: &[u8]) -> Option<Self> {
         let address = Ipv4Addr::from(*info.get(8..)?.first_chunk::<4>()?);
         Some(Self {
             address: address.to_ipv6_mapped(),
@@ -36,18 +36,18 @@ impl Source {
     }
 
     /// Address and interface, if it is one of IPv6.
-    pub(crate) fn ipv6(self) -> Option<(Ipv6Addr, u32)> {
+    pub(super) fn ipv6(self) -> Option<(Ipv6Addr, u32)> {
         let is_mapped = self.address.to_ipv4_mapped().is_some();
         (!is_mapped).then_some((self.address, self.interface))
     }
 
     /// Whether the address alone tells it.
-    pub(crate) fn is_any_interface(self) -> bool {
+    pub(super) fn is_any_interface(self) -> bool {
         self.interface == 0
     }
 
     /// Asks for it with `in6_pktinfo` or `in_pktinfo` (ipv6(7), ip(7)), by the socket's family.
-    pub(crate) fn push_to(self, control: &mut Control, ipv6: bool) {
+    pub(super) fn push_to(self, control: &mut Control, ipv6: bool) {
         let interface = self.interface.to_ne_bytes();
         let address = self.address.octets();
         if ipv6 {

@@ -21,7 +21,7 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// What is known of the source that was refused last.
 #[derive(Debug, Default)]
-pub(crate) struct Unlisted {
+pub(super) struct Unlisted {
     verdict: Cell<Option<Verdict>>,
     /// Whether there is one: that is asked for each datagram.
     is_known: Cell<bool>,
@@ -45,7 +45,7 @@ impl Unlisted {
     /// To be called before each send: another source, or the same after a while, is the kernel's to
     /// judge again.
     #[inline]
-    pub(crate) fn review(&self, fd: BorrowedFd<'_>, source: Option<&Source>) {
+    pub(super) fn review(&self, fd: BorrowedFd<'_>, source: Option<&Source>) {
         if self.is_known.get() {
             self.review_verdict(fd, source);
         }
@@ -69,7 +69,7 @@ impl Unlisted {
     /// next try will do. The error is EADDRNOTAVAIL if the source is gone, and EINVAL if it was
     /// not for the source.
     #[cold]
-    pub(crate) fn admit(&self, fd: BorrowedFd<'_>, source: Option<&Source>) -> nix::Result<()> {
+    pub(super) fn admit(&self, fd: BorrowedFd<'_>, source: Option<&Source>) -> nix::Result<()> {
         let ipv6 = source.and_then(|&source| Some((source, source.ipv6()?)));
         let Some((source, (address, interface))) = ipv6 else {
             return Err(Errno::EINVAL);

@@ -39,7 +39,7 @@ impl Sum {
     }
 
     /// Adds a word in network byte order.
-    pub(crate) fn with_word(self, word: u16) -> Self {
+    pub(super) fn with_word(self, word: u16) -> Self {
         Self(self.0 + u64::from(u16::from_ne_bytes(word.to_be_bytes())))
     }
 
@@ -78,7 +78,7 @@ impl Sum {
     }
 
     /// Whether data that contains its own checksum is as it was.
-    pub(crate) fn is_valid(self) -> bool {
+    pub(super) fn is_valid(self) -> bool {
         self.folded() == [0xff, 0xff]
     }
 }

@@ -3,13 +3,13 @@
 use crate::offload::checksum::Sum;
 
 /// Length of an IPv4 header without options, in bytes (RFC 791).
-pub(crate) const IPV4_LEN: usize = 20;
+pub(super) const IPV4_LEN: usize = 20;
 /// Length of an IPv6 header, in bytes (RFC 8200).
-pub(crate) const IPV6_LEN: usize = 40;
+pub(super) const IPV6_LEN: usize = 40;
 
 /// Where TCP has its flags, in bytes from the start of its header, and one of them (RFC 9293, 3.1).
-pub(crate) const TCP_FLAGS: usize = 13;
-pub(crate) const PSH: u8 = 0x08;
+pub(super) const TCP_FLAGS: usize = 13;
+pub(super) const PSH: u8 = 0x08;
 
 /// Whether a UDP port is that of TFTP, NetBIOS, SNMP, H.323, SIP or Amanda. Netfilter's helpers for
 /// these take a packet for one message, and may change its length (nf_nat_mangle_udp_packet).
@@ -154,7 +154,7 @@ impl Headers {
     }
 
     /// Whether the checksums of a packet of this layout are right. UDP without one is not.
-    pub(crate) fn checksums_are_valid(&self, packet: &[u8]) -> bool {
+    pub(super) fn checksums_are_valid(&self, packet: &[u8]) -> bool {
         if self.ip == Ip::V4 && !Sum::default().with(&packet[..IPV4_LEN]).is_valid() {
             return false;
         }
@@ -215,7 +215,7 @@ pub(crate) fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
     bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
 }
 
-pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 

@@ -53,7 +53,7 @@ pub fn init(name: &'static str, stderr: bool, debug: bool) {
 }
 
 /// From here on nothing goes to standard error.
-pub fn leave_stderr() {
+pub(crate) fn leave_stderr() {
     if let Some(log) = lock().as_mut() {
         log.stderr = None;
     }
@@ -84,7 +84,7 @@ pub fn debug(line: Arguments<'_>) {
 }
 
 /// A line of another program; `to_stderr` unless [`copy`] has put it there.
-pub fn quote(line: Arguments<'_>, to_stderr: bool) {
+pub(crate) fn quote(line: Arguments<'_>, to_stderr: bool) {
     write(Severity::LOG_WARNING, line, to_stderr);
 }
 

@@ -12,7 +12,7 @@ use crate::report::error::{Context, EX_SYSTEM, Result};
 use crate::sys::{self, Fork};
 
 /// Which process this is after [`start`].
-pub(crate) enum Started {
+pub(super) enum Started {
     /// The one that was started: it ends with this status.
     Parent(u8),
     /// The daemon.
@@ -21,7 +21,7 @@ pub(crate) enum Started {
 
 /// What the daemon says when it is set up.
 #[must_use]
-pub(crate) struct Ready(Option<File>);
+pub(super) struct Ready(Option<File>);
 
 /// Goes to the background, or stays if `foreground`.
 pub(crate) fn start(foreground: bool) -> Result<Started> {
@@ -47,7 +47,7 @@ pub(crate) fn start(foreground: bool) -> Result<Started> {
 
 impl Ready {
     /// Lets go of the terminal and tells the waiting process that all is well.
-    pub(crate) fn announce(self) -> Result<()> {
+    pub(super) fn announce(self) -> Result<()> {
         let Some(mut waiting) = self.0 else {
             return Ok(());
         };

@@ -28,7 +28,7 @@ pub fn of(options: &Common, peers: &str) -> Result<PeerId> {
 
 /// The same for `-I`, by which a host is introduced: it may be both client and server, so the
 /// files of both kinds of peers have a place from then on.
-pub(crate) fn introduce(options: &Common) -> Result<PeerId> {
+pub(super) fn introduce(options: &Common) -> Result<PeerId> {
     let id = of(options, "clients")?;
     if options.id.is_none() {
         let _ = private_directory(&options.directory.join("servers"));
@@ -46,7 +46,7 @@ fn load(directory: &Path, peers: &str) -> Result<PeerId> {
 }
 
 /// What is open to other users though identifiers are in it, as content or as names of files.
-pub(crate) fn exposure(directory: &Path, peers: &str) -> Option<String> {
+pub(super) fn exposure(directory: &Path, peers: &str) -> Option<String> {
     let open = |path: &Path, bits| {
         fs::metadata(path).is_ok_and(|status| status.permissions().mode() & bits != 0)
     };

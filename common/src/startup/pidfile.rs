@@ -22,14 +22,14 @@ const TRIES: u32 = 5;
 /// A pid file of this process; it goes when the value goes. Who runs holds a lock on it, which no
 /// child inherits and no death leaves behind (`F_SETLK`, fcntl(2)).
 #[derive(Debug)]
-pub(crate) struct PidFile {
+pub(super) struct PidFile {
     path: PathBuf,
     file: File,
 }
 
 impl PidFile {
     /// Waits until no process holds `path`, but not for long.
-    pub(crate) fn wait_until_free(path: &Path) -> Result<()> {
+    pub(super) fn wait_until_free(path: &Path) -> Result<()> {
         // What is wrong with it is said when it is written.
         let Ok(file) = open(path, false) else {
             return Ok(());
