@@ -17,56 +17,60 @@ pub(crate) fn of(options: &Common, peers: &str, by_files: bool) -> Vec<String> {
     let directory = &options.directory;
     let mut findings = Vec::new();
     findings.extend(identity::exposure(directory, peers));
-    findings.extend(owner(directory, peers));
-    if by_files && let Ok(id) = identity::of(options, peers) {
-        findings.extend(authorisation(&directory.join(peers), id));
+    let own = identity::of(options, peers).ok();
+    let peers = directory.join(peers);
+    let (mut count, mut has_own) = (0, false);
+    let mut of_another = None;
+    for path in [directory, &directory.join("id"), &peers] {
+        if let Some(owner) = other_owner(path) {
+            of_another = Some((path.display().to_string(), owner));
+        }
+    }
+    // What can't be read has a line of its own.
+    let entries = fs::read_dir(&peers);
+    let is_readable = entries.is_ok();
+    for entry in entries.into_iter().flatten() {
+        let Ok(entry) = entry else { break };
+        if let Some(owner) = other_owner(&entry.path()) {
+            // The name may be an identifier.
+            of_another = Some((format!("a file in {}", peers.display()), owner));
+        }
+        let name = entry.file_name();
+        if let Some(Ok(id)) = name.to_str().map(str::parse::<PeerId>) {
+            count += 1;
+            has_own |= Some(id) == own;
+        }
+    }
+    if let Some((what, owner)) = of_another {
+        findings.push(format!(
+            "{what} belongs to user {owner}, who can change it: chown -R root {}",
+            directory.display()
+        ));
+    }
+    let path = peers.display();
+    if by_files && is_readable && count == 0 {
+        findings.push(format!(
+            "nobody is authorised in {path}: the identifier that the other end prints with -I is \
+             to be the name of a file there"
+        ));
+    }
+    if by_files
+        && has_own
+        && let Some(own) = own
+    {
+        findings.push(format!(
+            "{path}/{own} is this host's own identifier: that of the other end belongs there"
+        ));
     }
     findings.extend(absent_address(options));
     findings
 }
 
-/// Somebody else can change what is in a file or directory of his, whatever its mode.
-fn owner(directory: &Path, peers: &str) -> Option<String> {
-    let peers = directory.join(peers);
-    let files = names(&peers).map(|name| peers.join(name));
-    let places = [directory.to_owned(), directory.join("id"), peers.clone()];
-    let (path, owner) = places.into_iter().chain(files).find_map(|path| {
-        let owner = fs::metadata(&path).ok()?.uid();
-        (owner != 0).then_some((path, owner))
-    })?;
-    // The name may be an identifier.
-    let path = match path.parent() == Some(&peers) {
-        true => format!("a file in {}", peers.display()),
-        false => path.display().to_string(),
-    };
-    let directory = directory.display();
-    Some(format!(
-        "{path} belongs to user {owner}, who can change it: chown -R root {directory}"
-    ))
-}
-
-/// Whether nobody can come in, or the wrong identifier was taken there.
-fn authorisation(peers: &Path, own: PeerId) -> Option<String> {
-    let path = peers.display();
-    // What can't be read has a line of its own.
-    fs::read_dir(peers).ok()?;
-    let mut ids = names(peers).filter_map(|name| name.parse::<PeerId>().ok());
-    match ids.next() {
-        None => Some(format!(
-            "nobody is authorised in {path}: the identifier that the other end prints with -I is \
-             to be the name of a file there"
-        )),
-        Some(first) if first == own || ids.any(|id| id == own) => Some(format!(
-            "{path}/{own} is this host's own identifier: that of the other end belongs there"
-        )),
-        Some(_) => None,
-    }
-}
-
-/// The names in a directory.
-fn names(directory: &Path) -> impl Iterator<Item = String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok())
+/// An owner who is not root can change what is in a file or directory, whatever its mode.
+#[inline(never)]
+fn other_owner(path: &Path) -> Option<u32> {
+    let owner = fs::metadata(path).ok()?.uid();
+    (owner != 0).then_some(owner)
 }
 
 /// `-b` takes an address that is not there yet, and so one with a slip in it.
