@@ -301,6 +301,23 @@ fn the_first_address_of_two_is_dead_at_the_start() {
     client.wait_up();
     report_recovery("a keyed server's second address", since.elapsed());
     client.lines.wait("answers from 198.51.100.1:5886");
+    client.lines.wait("sending to 198.51.100.1:5886");
+}
+
+/// The session goes on, before another one is there.
+#[test]
+#[ignore = "needs root"]
+fn an_answer_after_a_silence_is_told() {
+    let between = Between::up(&line("seal", KEY), "1");
+    let middle = &between.middle;
+    for kind in [Kind::Open, Kind::Data, Kind::Ping] {
+        middle.rule(Way::ToServer, kind, Fate::Drop);
+    }
+    between.client.lines.wait("no answer from");
+    middle.rule(Way::ToServer, Kind::Ping, Fate::Pass);
+    between.client.lines.wait_nth("answers from", 2);
+    middle.pass_all();
+    between.client.wait_up();
 }
 
 /// The pool of a router that has just been switched on for the first time.

@@ -242,13 +242,18 @@ impl Client {
 
     /// Both directions follow: the child gets the address anew, the parent hears no other.
     fn move_to(&mut self, address: SocketAddr, now: Instant) {
+        self.leave_for(address);
+        self.start_sender(now);
+    }
+
+    /// The same without a new child.
+    pub(super) fn leave_for(&mut self, address: SocketAddr) {
         self.stop_sender();
         self.set_server(address);
         // While only one of two has a route, it comes back to that with each silence.
         if self.told.replace(address) != Some(address) {
             log::info(format_args!("sending to {address}"));
         }
-        self.start_sender(now);
     }
 }
 

@@ -254,11 +254,14 @@ impl Client {
             }
             Decision::Heard => {
                 // Nothing but a PING of ours, or an OPEN, makes a server say nothing.
-                self.keepalive.heard(now);
+                let is_news = self.keepalive.heard(now);
                 if self.take_address() {
                     self.renew_session();
                 }
-                self.keepalive.answered_last(now);
+                if self.keepalive.answered_last(now) || is_news {
+                    let from = &self.datagrams.from;
+                    log::info(format_args!("server {id} answers from {from}"));
+                }
                 return None;
             }
             Decision::Up(up) => self.session_up(*up, id, now)?,
@@ -287,8 +290,7 @@ impl Client {
         let Some(address) = self.searched_address() else {
             return false;
         };
-        self.stop_sender();
-        self.set_server(address);
+        self.leave_for(address);
         true
     }
 
