@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::datapath::loops;
@@ -291,7 +292,7 @@ struct Link {
 impl Link {
     fn new() -> Self {
         let secret = || match secret::parse(secret::line(Word::Seal, &[7; 32]).as_bytes()) {
-            Ok(Content::Keyed(secret)) => secret,
+            Ok(Content::Keyed(secret)) => Rc::new(secret),
             _ => unreachable!("a good line"),
         };
         Self {
@@ -311,7 +312,7 @@ impl Link {
             true
         };
         if let Due::Open(open) = self.client.on_deadline(self.now, &mut fill) {
-            self.said.push(open.to_vec());
+            self.said.push(open);
         }
         let mut slot = vec![0x45; keyed::OVERHEAD + random.below(100)];
         let sealed = match &mut self.sealer {
@@ -353,13 +354,13 @@ impl Link {
         };
         match self
             .server
-            .on_datagram(datagram, self.now, &mut || may_open, random)
+            .on_datagram(datagram, self.now, may_open, random)
         {
-            server::Decision::Drop(_) => {}
-            server::Decision::Answer(answer)
-            | server::Decision::Opened(answer)
-            | server::Decision::Ping { answer, .. } => self.said.push(answer.as_ref().to_vec()),
-            server::Decision::Data { packet, .. } => assert_packet(&datagram[packet], len),
+            Err(_) => {}
+            Ok(server::Decision::Answer(answer))
+            | Ok(server::Decision::Opened(answer))
+            | Ok(server::Decision::Ping { answer, .. }) => self.said.push(answer),
+            Ok(server::Decision::Data { packet, .. }) => assert_packet(&datagram[packet], len),
         }
         self.server.erase(self.now);
     }
@@ -371,11 +372,11 @@ impl Link {
             true
         };
         match self.client.on_datagram(datagram, self.now, random) {
-            client::Decision::Drop(_) | client::Decision::Heard => {}
-            client::Decision::Open(open) => self.said.push(open.to_vec()),
-            client::Decision::Data(packet) => assert_packet(&datagram[packet], len),
-            client::Decision::Up(up) => {
-                self.said.push(up.ping.to_vec());
+            Err(_) | Ok(client::Decision::Heard) => {}
+            Ok(client::Decision::Open(open)) => self.said.push(open),
+            Ok(client::Decision::Data(packet)) => assert_packet(&datagram[packet], len),
+            Ok(client::Decision::Up(up)) => {
+                self.said.push(up.ping);
                 self.sealer = Some(up.sealer);
             }
         }

@@ -31,12 +31,23 @@ mod testing;
 mod vectors;
 mod window;
 
+use std::time::{Duration, Instant};
+
 pub use cipher::TAG_LEN;
-pub use handshake::{HANDSHAKE_LEN, Handshake};
-pub use session::{Empty, HEADER_LEN, OVERHEAD, Sealer};
+pub use session::{HEADER_LEN, OVERHEAD, Sealer};
+
+/// A session of this age is of no more use.
+const LIFE: Duration = Duration::from_secs(1800);
+/// What anybody could provoke without end is done once, or so often, in this time.
+const PACE: Duration = Duration::from_millis(1000);
 
 /// The identifier of a peer, in wire order.
 pub type Id = [u8; 8];
 
 /// Fills a slice with random bytes, or returns false while the pool is not ready.
 pub type Random<'a> = &'a mut dyn FnMut(&mut [u8]) -> bool;
+
+/// Whether what was last done then is too recent to be done again.
+fn is_recent(last: Option<Instant>, now: Instant) -> bool {
+    last.is_some_and(|at| now.saturating_duration_since(at) < PACE)
+}

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, UdpSocket};
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use common::keyed::client::{Client, Decision, Due};
@@ -48,7 +49,7 @@ impl KeyedCrowd {
             let Ok(Content::Keyed(secret)) = parse(key_line(word).as_bytes()) else {
                 panic!("no key");
             };
-            let servers = vec![(bytes(SERVER_ID), secret)];
+            let servers = vec![(bytes(SERVER_ID), Rc::new(secret))];
             Member {
                 socket,
                 keyed: Client::new(bytes(&client_id(number)), servers, None),
@@ -117,13 +118,13 @@ impl Member {
             .keyed
             .on_datagram(datagram, Instant::now(), &mut try_random)
         {
-            Decision::Open(open) => self.send(&open),
-            Decision::Up(up) => {
+            Ok(Decision::Open(open)) => self.send(&open),
+            Ok(Decision::Up(up)) => {
                 self.send(&up.ping);
                 return !std::mem::replace(&mut self.is_answered, true);
             }
-            Decision::Heard => return !std::mem::replace(&mut self.is_answered, true),
-            Decision::Data(_) | Decision::Drop(_) => {}
+            Ok(Decision::Heard) => return !std::mem::replace(&mut self.is_answered, true),
+            Ok(Decision::Data(_)) | Err(_) => {}
         }
         false
     }

@@ -10,6 +10,8 @@ use chacha20::{ChaChaCore, KeyIvInit as _, R20};
 use poly1305::universal_hash::UniversalHash as _;
 use poly1305::{Block, Poly1305};
 
+use super::Random;
+
 pub(super) const KEY_LEN: usize = 32;
 /// Bytes behind the payload.
 pub const TAG_LEN: usize = 16;
@@ -72,6 +74,15 @@ pub(super) fn is_hash(key: &Key, bytes: &[u8], tag: &[u8]) -> bool {
     keyed(key, &[bytes]).verify_truncated_left(tag).is_ok()
 }
 
+/// A fresh private key and its public one. `None` while there are no random numbers.
+pub(super) fn key_pair(random: Random<'_>) -> Option<(Key, Public)> {
+    let mut private = Key::new([0; KEY_LEN]);
+    random(private.bytes_mut()).then(|| {
+        let public = public(&private);
+        (private, public)
+    })
+}
+
 /// The public key of a private one.
 pub(super) fn public(private: &Key) -> Public {
     x25519_dalek::x25519(*private.bytes(), x25519_dalek::X25519_BASEPOINT_BYTES)
@@ -80,11 +91,7 @@ pub(super) fn public(private: &Key) -> Public {
 /// X25519 (RFC 7748). `None` if the other's is a point of small order, whose result anybody knows.
 pub(super) fn agree(private: &Key, other: &Public) -> Option<Key> {
     let shared = Key::new(x25519_dalek::x25519(*private.bytes(), *other));
-    shared
-        .bytes()
-        .iter()
-        .any(|byte| *byte != 0)
-        .then_some(shared)
+    (shared.bytes() != &[0; KEY_LEN]).then_some(shared)
 }
 
 // ChaCha20-Poly1305 (RFC 8439, 2.8), put together here and not by the crate of that name: there the

@@ -4,29 +4,25 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::cipher::{KEY_LEN, Key, Public, public};
-use super::derivation::{Pair, SessionKeys};
-use super::discard::Discard;
+use super::cipher::{KEY_LEN, Key, Public, key_pair};
+use super::derivation::Pair;
+use super::discard::{Discard, Result};
 use super::handshake::{self, Content, Handshake, OPEN};
 use super::secret::{Secret, Word};
-use super::server::LIFE;
-use super::session::{self, DATA, Empty, HEADER_LEN, Header, Message, Name, Opener, PING, Sealer};
-use super::{Id, Random};
+use super::session::{self, DATA, Header, Message, Opener, PING, Sealer};
+use super::window::WIDE;
+use super::{Id, LIFE, PACE, Random, is_recent};
 
-/// Between two OPENs, and at least between two answers to nudges.
-const PACE: Duration = Duration::from_millis(1000);
-/// A session is renewed at this age, less what was drawn: who came back together must not stay
-/// together.
+/// A session is renewed at this age, less up to [`SPREAD`] seconds: who came back together must not
+/// stay together.
 const RENEWAL: Duration = Duration::from_secs(600);
-/// Above what is drawn, in seconds: a power of two.
-const DRAWN: u8 = 128;
+/// A power of two.
+const SPREAD: u8 = 128;
 
 /// What to do about a datagram of a server.
 pub enum Decision {
-    /// Nothing, but count it.
-    Drop(Discard),
     /// Send this OPEN.
-    Open(Handshake),
+    Open(Vec<u8>),
     /// There is a new session: end the child, send the ping, and start a child with the sealer.
     Up(Box<Up>),
     /// The server was heard; there is no packet.
@@ -40,7 +36,7 @@ pub struct Up {
     /// For the child. Dropped where the child is not.
     pub sealer: Sealer,
     /// Tells the server that this is the client's address.
-    pub ping: Empty,
+    pub ping: Vec<u8>,
     /// A packet for the tun that came with it, at this range of the datagram.
     pub packet: Option<Range<usize>>,
 }
@@ -50,7 +46,7 @@ pub enum Due {
     /// Nothing until [`Client::deadline`].
     Nothing,
     /// Send this OPEN.
-    Open(Handshake),
+    Open(Vec<u8>),
     /// The session is too old: end the child.
     Expired,
     /// There are no random numbers yet. It is tried again in a second.
@@ -60,9 +56,8 @@ pub enum Due {
 /// What the client's parent holds of all its keyed servers.
 pub struct Client {
     id: Id,
+    /// The first is the next to be asked for a session.
     links: Vec<Link>,
-    /// The link whose turn it is.
-    turn: usize,
     session: Option<Session>,
     /// A session is wanted, or another one.
     wanted: bool,
@@ -71,7 +66,7 @@ pub struct Client {
     /// When the last nudge was answered.
     nudged: Option<Instant>,
     /// So long after the server was heard last it is silent.
-    patience: Option<Duration>,
+    patience: Duration,
 }
 
 /// What is shared with one server.
@@ -84,88 +79,68 @@ struct Link {
 
 /// An OPEN that is repeated until it is answered.
 struct Attempt {
+    /// Of `ec`. Erased when the server's challenge has come.
+    private: Option<Key>,
     ec: Public,
-    stage: Stage,
-    drawn: Duration,
+    /// The challenge that is accepted, zero until then.
+    es: Public,
+    /// The session that it has led to, and what the child will be given.
+    pending: Option<Box<(Session, Sealer)>>,
 }
 
-enum Stage {
-    /// For a challenge. This is the private key.
-    Asking(Key),
-    /// For the session that the challenge `es` has led to.
-    Accepting { es: Public, session: Box<Pending> },
-}
-
-/// A session that the server has not used yet.
-struct Pending {
-    name: Name,
-    sealer: Sealer,
-    ping: Sealer,
-    down: Opener,
-}
-
+/// What the server has used already, or else is pending.
 struct Session {
     server: Id,
     made: Instant,
     heard: Instant,
-    renewal: Instant,
-    name: Name,
+    /// At this age.
+    renewal: Duration,
     ping: Sealer,
-    down: Opener,
+    down: Opener<WIDE>,
 }
 
 impl Attempt {
     /// With a fresh key. `None` without random numbers.
     fn new(random: Random<'_>) -> Option<Self> {
-        let mut private = Key::new([0; KEY_LEN]);
-        let mut drawn = [0];
-        if !random(private.bytes_mut()) || !random(&mut drawn) {
-            return None;
-        }
+        let (private, ec) = key_pair(random)?;
         Some(Self {
-            ec: public(&private),
-            stage: Stage::Asking(private),
-            drawn: Duration::from_secs((drawn[0] % DRAWN).into()),
+            private: Some(private),
+            ec,
+            es: [0; KEY_LEN],
+            pending: None,
         })
     }
 
     /// The server's challenge has come: derives the session that is pending from now on.
-    fn accept(&mut self, es: Public, pair: &Pair) -> Result<(), Discard> {
-        let Stage::Asking(private) = &self.stage else {
-            return Err(Discard::Stray);
+    fn accept(&mut self, es: Public, pair: &Pair, now: Instant) -> Result<()> {
+        let private = self.private.as_ref().ok_or(Discard::Stray)?;
+        let key = pair.session(private, &es, (&self.ec, &es));
+        let key = key.ok_or(Discard::WeakKey)?;
+        let session = Session {
+            server: pair.server,
+            made: now,
+            heard: now,
+            // A public key is as good as drawn.
+            renewal: RENEWAL - Duration::from_secs((self.ec[0] % SPREAD).into()),
+            ping: key.sealer("ping", pair.client, PING),
+            down: key.opener("down"),
         };
-        let keys = pair.session(private, &es, (&self.ec, &es));
-        let SessionKeys {
-            word,
-            data,
-            ping,
-            down,
-            name,
-        } = keys.ok_or(Discard::WeakKey)?;
-        let session = Box::new(Pending {
-            name,
-            sealer: Sealer::new(word, data, pair.client, DATA, name),
-            ping: Sealer::new(word, ping, pair.client, PING, name),
-            down: Opener::new(word, down),
-        });
-        // The private key is erased by this.
-        self.stage = Stage::Accepting { es, session };
+        let sealer = key.sealer("data", pair.client, DATA);
+        self.pending = Some(Box::new((session, sealer)));
+        (self.es, self.private) = (es, None);
         Ok(())
     }
 }
 
 impl Link {
     /// The attempt's OPEN, with a number of its own: some carriers drop identical datagrams.
-    fn open(&mut self) -> Option<Handshake> {
-        let attempt = self.attempt.as_ref()?;
+    fn open(&mut self) -> Option<Vec<u8>> {
+        let Attempt { ec, es, .. } = *self.attempt.as_ref()?;
         self.number = self.number.wrapping_add(1);
         let content = Content {
             number: self.number,
-            ec: attempt.ec,
-            es: match &attempt.stage {
-                Stage::Asking(_) => [0; KEY_LEN],
-                Stage::Accepting { es, .. } => *es,
-            },
+            ec,
+            es,
         };
         Some(handshake::encode(
             &self.pair.client,
@@ -176,39 +151,45 @@ impl Link {
     }
 
     /// A new attempt that accepts this challenge.
-    fn attempt_with(&mut self, es: Public, random: Random<'_>) -> Result<(), Discard> {
+    fn attempt_with(&mut self, es: Public, now: Instant, random: Random<'_>) -> Result<()> {
         let mut attempt = Attempt::new(random).ok_or(Discard::NoRandom)?;
-        attempt.accept(es, &self.pair)?;
+        attempt.accept(es, &self.pair, now)?;
         self.attempt = Some(attempt);
         Ok(())
     }
 }
 
 impl Session {
-    /// Whether this is the header of something that we, or our child, have sent in it.
-    fn is_ours(&self, header: &[u8], client: Id) -> bool {
-        matches!(header.split_first_chunk(), Some((id, [DATA | PING, a, b, c, ..]))
-            if *id == client && [*a, *b, *c] == self.name)
+    /// Opens a DATA in place, if it is of this session.
+    #[inline]
+    fn open(&mut self, header: Header, datagram: &mut [u8]) -> Result<()> {
+        if !datagram.starts_with(&self.server) {
+            return Err(Discard::NoSession);
+        }
+        self.down.open(header, datagram).map(|_is_highest| ())
+    }
+
+    /// Whether a nudge's echo, header and tag, is of what we, or our child, have sent in it.
+    fn has_sent(&self, echo: &Public, client: Id) -> bool {
+        matches!(Message::of(echo), Ok(Message::Packet(header)) if header.name == self.down.name)
+            && echo.starts_with(&client)
     }
 }
 
 impl Client {
     /// For these servers, whose files hold the same word. `keepalive` is its interval, `None` if
     /// there is none.
-    pub fn new(
-        id: Id,
-        servers: Vec<(Id, impl Into<Rc<Secret>>)>,
-        keepalive: Option<Duration>,
-    ) -> Self {
+    pub fn new(id: Id, servers: Vec<(Id, Rc<Secret>)>, keepalive: Option<Duration>) -> Self {
+        let patience = keepalive.map(|interval| 2 * interval + Duration::from_secs(5));
         let mut client = Self {
             id,
             links: Vec::new(),
-            turn: 0,
             session: None,
             wanted: true,
             next_open: None,
             nudged: None,
-            patience: keepalive.map(|interval| 2 * interval + Duration::from_secs(5)),
+            // No session lives to see the end of that.
+            patience: patience.unwrap_or(LIFE),
         };
         client.set_servers(servers);
         client
@@ -216,13 +197,12 @@ impl Client {
 
     /// Goes on with these servers. Whose secret is the same keeps attempt and session. Returns
     /// whether the session is lost: the child ends then.
-    pub fn set_servers(&mut self, servers: Vec<(Id, impl Into<Rc<Secret>>)>) -> bool {
+    pub fn set_servers(&mut self, servers: Vec<(Id, Rc<Secret>)>) -> bool {
         let mut old = std::mem::take(&mut self.links);
         for (server, secret) in servers {
-            let secret = secret.into();
-            let same = old
-                .iter()
-                .position(|link| link.pair.server == server && link.pair.secret.is_same(&secret));
+            let is_same =
+                |Link { pair, .. }: &Link| pair.server == server && pair.secret.is_same(&secret);
+            let same = old.iter().position(is_same);
             self.links.push(match same {
                 Some(index) => old.swap_remove(index),
                 None => Link {
@@ -232,16 +212,16 @@ impl Client {
                 },
             });
         }
-        self.turn = 0;
-        let is_gone = |session: &Session| old.iter().any(|link| link.pair.server == session.server);
-        let lost = self.session.take_if(|session| is_gone(session)).is_some();
+        let is_gone =
+            |session: &mut Session| old.iter().any(|link| link.pair.server == session.server);
+        let lost = self.session.take_if(is_gone).is_some();
         self.wanted |= lost;
         lost
     }
 
-    /// The server of the session.
-    pub fn server(&self) -> Option<Id> {
-        self.session.as_ref().map(|session| session.server)
+    /// How the links are protected; `None` if there is none.
+    pub fn word(&self) -> Option<Word> {
+        self.links.first().map(|link| link.pair.secret.word())
     }
 
     /// How long the session has stood.
@@ -261,67 +241,60 @@ impl Client {
 
     /// When [`Self::on_deadline`] is to be called. `None` without a server.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let Some(session) = &self.session else {
-            return (!self.links.is_empty()).then(|| self.next_open.unwrap_or(now));
-        };
-        let open = if self.wanted {
-            self.next_open.unwrap_or(now)
-        } else {
-            self.silent_at()
-                .map_or(session.renewal, |at| at.min(session.renewal))
-        };
-        Some(open.min(session.made + LIFE))
-    }
-
-    fn silent_at(&self) -> Option<Instant> {
-        Some(self.session.as_ref()?.heard + self.patience?)
+        let next_open = self.next_open.unwrap_or(now);
+        match &self.session {
+            None => (!self.links.is_empty()).then_some(next_open),
+            Some(session) if self.wanted => Some(next_open.min(session.made + LIFE)),
+            Some(session) => {
+                let silent = session.heard + self.patience;
+                Some(silent.min(session.made + session.renewal))
+            }
+        }
     }
 
     /// To be called until nothing is due.
     pub fn on_deadline(&mut self, now: Instant, random: Random<'_>) -> Due {
-        if self.session_age(now).is_some_and(|age| age >= LIFE) {
-            self.session = None;
+        if self
+            .session
+            .take_if(|session| now >= session.made + LIFE)
+            .is_some()
+        {
             return Due::Expired;
         }
-        let is_silent = self.silent_at().is_some_and(|at| now >= at);
-        let is_old = self
+        // The one to ask: none of them in particular without a session, or if it is silent.
+        let standing = self
             .session
             .as_ref()
-            .is_none_or(|session| now >= session.renewal);
-        if !self.wanted && (is_silent || is_old) {
+            .filter(|session| now < session.heard + self.patience);
+        let server = standing.map(|session| session.server);
+        if standing.is_none_or(|session| now >= session.made + session.renewal) {
             self.renew();
         }
-        if !self.wanted || self.next_open.is_some_and(|at| now < at) {
+        if !self.wanted || self.links.is_empty() || self.next_open.is_some_and(|at| now < at) {
             return Due::Nothing;
         }
-        let Some(index) = self.take_turn(is_silent) else {
+        self.next_open = Some(now + PACE);
+        let asked = match server {
+            Some(server) => self
+                .links
+                .iter_mut()
+                .find(|link| link.pair.server == server),
+            None => {
+                self.links.rotate_left(1);
+                self.links.last_mut()
+            }
+        };
+        let Some(link) = asked else {
             return Due::Nothing;
         };
-        self.next_open = Some(now + PACE);
-        let link = &mut self.links[index];
         if link.attempt.is_none() {
             link.attempt = Attempt::new(random);
         }
         link.open().map_or(Due::NoRandom, Due::Open)
     }
 
-    /// The link to open with: the session's, unless it is silent; else each in turn.
-    fn take_turn(&mut self, is_silent: bool) -> Option<usize> {
-        if let Some(session) = &self.session
-            && !is_silent
-        {
-            return self
-                .links
-                .iter()
-                .position(|link| link.pair.server == session.server);
-        }
-        let index = self.turn.checked_rem(self.links.len())?;
-        self.turn = index + 1;
-        Some(index)
-    }
-
     /// The ping for a keepalive that is due. `None` without a session: OPENs stand for it.
-    pub fn ping(&mut self) -> Option<Empty> {
+    pub fn ping(&mut self) -> Option<Vec<u8>> {
         self.session.as_mut()?.ping.empty()
     }
 
@@ -333,98 +306,50 @@ impl Client {
         datagram: &mut [u8],
         now: Instant,
         random: Random<'_>,
-    ) -> Decision {
-        let decision = match Message::of(datagram) {
-            Ok(Message::Packet(header)) => self.on_packet(header, datagram, now),
-            Ok(Message::Challenge(bytes)) => self.on_challenge(bytes, now, random),
-            Ok(Message::Open(_)) => Err(Discard::Malformed),
-            Err(discard) => Err(discard),
-        };
-        decision.unwrap_or_else(Decision::Drop)
+    ) -> Result<Decision> {
+        match Message::of(datagram)? {
+            Message::Packet(header) if !header.is_ping => self.on_packet(header, datagram, now),
+            Message::Challenge(bytes) => self.on_challenge(bytes, now, random),
+            _ => Err(Discard::Malformed),
+        }
     }
 
-    fn on_packet(
-        &mut self,
-        header: Header,
-        datagram: &mut [u8],
-        now: Instant,
-    ) -> Result<Decision, Discard> {
-        if header.is_ping {
-            return Err(Discard::Malformed);
-        }
+    fn on_packet(&mut self, header: Header, datagram: &mut [u8], now: Instant) -> Result<Decision> {
         if self.wanted
             && let Some(up) = self.try_pending(header, datagram, now)
         {
-            return Ok(Decision::Up(up));
+            return Ok(Decision::Up(Box::new(up)));
         }
-        let session = self
-            .session
-            .as_mut()
-            .filter(|session| session.name == header.name && datagram.starts_with(&session.server));
-        let session = session.ok_or(Discard::NoSession)?;
-        session.down.open(header.counter, datagram)?;
+        let session = self.session.as_mut().ok_or(Discard::NoSession)?;
+        session.open(header, datagram)?;
         session.heard = now;
         Ok(session::payload(datagram)?.map_or(Decision::Heard, Decision::Data))
     }
 
     /// A DATA under a session that is pending makes it the session.
     #[cold]
-    fn try_pending(
-        &mut self,
-        header: Header,
-        datagram: &mut [u8],
-        now: Instant,
-    ) -> Option<Box<Up>> {
-        let link = self
+    fn try_pending(&mut self, header: Header, datagram: &mut [u8], now: Instant) -> Option<Up> {
+        let mut attempts = self
             .links
             .iter_mut()
-            .find(|link| datagram.starts_with(&link.pair.server))?;
-        let attempt = link.attempt.as_mut()?;
-        let Stage::Accepting {
-            session: pending, ..
-        } = &mut attempt.stage
-        else {
-            return None;
-        };
-        if pending.name != header.name || pending.down.open(header.counter, datagram).is_err() {
-            return None;
-        }
-        let server = link.pair.server;
-        let Attempt {
-            stage: Stage::Accepting {
-                session: pending, ..
-            },
-            drawn,
-            ..
-        } = link.attempt.take()?
-        else {
-            return None;
-        };
+            .filter_map(|link| link.attempt.as_mut());
+        let pending = attempts.find_map(|attempt| {
+            let pending = &mut attempt.pending;
+            pending.take_if(|pending| pending.0.open(header, datagram).is_ok())
+        });
+        let (mut session, sealer) = *pending?;
         for link in &mut self.links {
             link.attempt = None;
         }
-        let Pending {
-            name,
-            sealer,
-            mut ping,
-            down,
-        } = *pending;
-        let first = ping.empty()?;
-        self.session = Some(Session {
-            server,
-            made: now,
-            heard: now,
-            renewal: now + RENEWAL - drawn,
-            name,
-            ping,
-            down,
-        });
+        let ping = session.ping.empty()?;
+        (session.made, session.heard) = (now, now);
+        self.session = Some(session);
         self.wanted = false;
-        Some(Box::new(Up {
+        Some(Up {
             sealer,
-            ping: first,
+            ping,
             packet: session::payload(datagram).ok().flatten(),
-        }))
+        })
     }
 
     #[cold]
@@ -433,35 +358,29 @@ impl Client {
         bytes: &Handshake,
         now: Instant,
         random: Random<'_>,
-    ) -> Result<Decision, Discard> {
-        let links = &mut self.links;
-        let link = links
-            .iter_mut()
-            .find(|link| bytes.starts_with(&link.pair.server));
+    ) -> Result<Decision> {
+        let mut links = self.links.iter_mut();
+        let link = links.find(|link| bytes.starts_with(&link.pair.server));
         let link = link.ok_or(Discard::Stray)?;
         let chal = handshake::decode(bytes, &link.pair.challenge).ok_or(Discard::WrongTag)?;
         match &mut link.attempt {
-            Some(attempt) if attempt.ec == chal.ec => match &attempt.stage {
-                Stage::Asking(_) => attempt.accept(chal.es, &link.pair)?,
-                Stage::Accepting { es, .. } if *es == chal.es => return Err(Discard::Stray),
-                // The server was restarted.
-                Stage::Accepting { .. } => link.attempt_with(chal.es, random)?,
-            },
-            Some(Attempt {
-                stage: Stage::Accepting { .. },
-                ..
-            }) => return Err(Discard::Stray),
+            Some(attempt) if attempt.ec == chal.ec && attempt.private.is_some() => {
+                attempt.accept(chal.es, &link.pair, now)?;
+            }
+            // The server was restarted.
+            Some(attempt) if attempt.ec == chal.ec && attempt.es != chal.es => {
+                link.attempt_with(chal.es, now, random)?;
+            }
+            Some(attempt) if attempt.private.is_none() => return Err(Discard::Stray),
             // A nudge: the server can't read what we send.
             _ => {
-                let is_soon = |at| now.saturating_duration_since(at) < PACE;
                 let is_ours = self.session.as_ref().is_some_and(|session| {
-                    session.server == link.pair.server
-                        && session.is_ours(&chal.ec[..HEADER_LEN], link.pair.client)
+                    session.server == link.pair.server && session.has_sent(&chal.ec, self.id)
                 });
-                if !is_ours || self.nudged.is_some_and(is_soon) {
+                if !is_ours || is_recent(self.nudged, now) {
                     return Err(Discard::Stray);
                 }
-                link.attempt_with(chal.es, random)?;
+                link.attempt_with(chal.es, now, random)?;
                 self.nudged = Some(now);
             }
         }
@@ -469,33 +388,36 @@ impl Client {
         self.next_open = Some(now + PACE);
         link.open().map(Decision::Open).ok_or(Discard::Stray)
     }
-
-    /// How the links are protected; `None` if there is none.
-    pub fn word(&self) -> Option<Word> {
-        self.links.first().map(|link| link.pair.secret.word())
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::HEADER_LEN;
     use super::super::handshake::CHALLENGE;
-    use super::super::server::Server;
+    use super::super::server::{self, Server};
     use super::super::testing::{
-        Both, CLIENT, SERVER, WEAK, WORDS, all, discarded, dropped, packet, secret, secret_of, slot,
+        Both, CLIENT, SERVER, WEAK, WORDS, all, discarded, packet, seal, secret, secret_of, slot,
     };
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    impl Client {
+        /// The server of the session.
+        pub(in super::super) fn server(&self) -> Option<Id> {
+            self.session.as_ref().map(|session| session.server)
+        }
+    }
+
     /// A packet of the server's.
     fn down(both: &mut Both) -> Vec<u8> {
         let mut data = slot(&packet());
-        assert!(both.server.seal(&mut data, both.now));
+        assert!(seal(&mut both.server, &mut data, both.now));
         data
     }
 
-    fn is_data(decision: &Decision) -> bool {
-        matches!(decision, Decision::Data(range) if *range == (HEADER_LEN..HEADER_LEN + packet().len()))
+    fn is_data(decision: &Result<Decision>) -> bool {
+        matches!(decision, Ok(Decision::Data(range)) if *range == (HEADER_LEN..HEADER_LEN + packet().len()))
     }
 
     #[test]
@@ -508,16 +430,16 @@ mod tests {
                 for bit in 0..8 * datagram.len() {
                     let mut flipped = datagram.to_vec();
                     flipped[bit / 8] ^= 1 << (bit % 8);
-                    assert!(dropped(&both.at_client(&flipped)).is_some(), "bit {bit}");
+                    assert!(discarded(&both.at_client(&flipped)).is_some(), "bit {bit}");
                 }
                 for len in 0..datagram.len() {
                     assert!(
-                        dropped(&both.at_client(&datagram[..len])).is_some(),
+                        discarded(&both.at_client(&datagram[..len])).is_some(),
                         "{len}"
                     );
                 }
                 let long = [datagram, &[0]].concat();
-                assert!(dropped(&both.at_client(&long)).is_some());
+                assert!(discarded(&both.at_client(&long)).is_some());
             };
             flips(&challenge, &mut both);
             let open = both.accept(&challenge);
@@ -528,8 +450,8 @@ mod tests {
             let data = down(&mut both);
             flips(&data, &mut both);
             assert!(is_data(&both.at_client(&data)));
-            assert_eq!(dropped(&both.at_client(&data)), Some(Discard::Replayed));
-            assert_eq!(dropped(&both.at_client(&empty)), Some(Discard::Replayed));
+            assert_eq!(discarded(&both.at_client(&data)), Some(Discard::Replayed));
+            assert_eq!(discarded(&both.at_client(&empty)), Some(Discard::Replayed));
         }
     }
 
@@ -540,24 +462,24 @@ mod tests {
         let mut up = both.connect_with(&open);
         for datagram in [&open[..], &up.ping] {
             let mut reflected = datagram.to_vec();
-            assert!(dropped(&both.at_client(&reflected)).is_some());
+            assert!(discarded(&both.at_client(&reflected)).is_some());
             reflected[..8].copy_from_slice(&SERVER);
             assert_eq!(
-                dropped(&both.at_client(&reflected)),
+                discarded(&both.at_client(&reflected)),
                 Some(Discard::Malformed)
             );
         }
         let mut data = slot(&packet());
         assert!(up.sealer.seal(&mut data));
-        assert_eq!(dropped(&both.at_client(&data)), Some(Discard::NoSession));
+        assert_eq!(discarded(&both.at_client(&data)), Some(Discard::NoSession));
         assert!(up.sealer.seal(&mut data));
         data[..8].copy_from_slice(&SERVER);
-        assert_eq!(dropped(&both.at_client(&data)), Some(Discard::Forged));
+        assert_eq!(discarded(&both.at_client(&data)), Some(Discard::Forged));
         let plain = [&SERVER[..], &packet()].concat();
-        assert_eq!(dropped(&both.at_client(&plain)), Some(Discard::Plain));
+        assert_eq!(discarded(&both.at_client(&plain)), Some(Discard::Plain));
         let mut junk = slot(b"\x01\x02");
-        assert!(both.server.seal(&mut junk, both.now));
-        assert_eq!(dropped(&both.at_client(&junk)), Some(Discard::NotIp));
+        assert!(seal(&mut both.server, &mut junk, both.now));
+        assert_eq!(discarded(&both.at_client(&junk)), Some(Discard::NotIp));
     }
 
     /// An OPEN each second with a number of its own, else the same until it is answered.
@@ -576,7 +498,7 @@ mod tests {
         }
         let challenge = both.challenge(&first);
         both.accept(&challenge);
-        assert_eq!(dropped(&both.at_client(&challenge)), Some(Discard::Stray));
+        assert_eq!(discarded(&both.at_client(&challenge)), Some(Discard::Stray));
         assert!(matches!(both.due(), Due::Nothing));
         both.now += SECOND;
         let accepting = both.open();
@@ -599,17 +521,19 @@ mod tests {
         let data = down(&mut both);
         let up = both.up(&data);
         assert_eq!(up.packet, Some(HEADER_LEN..HEADER_LEN + packet().len()));
-        assert!(matches!(both.at_client(&empty), Decision::Heard));
+        assert!(matches!(both.at_client(&empty), Ok(Decision::Heard)));
     }
 
     #[test]
     fn renewal() {
-        for (byte, age) in [(0u8, 600), (127, 473), (128, 600), (255, 473)] {
+        for byte in [0u8, 1, 2, 3] {
             let mut both = Both::new(Word::Seal);
-            let Due::Open(mut open) = both.client.on_deadline(both.now, &mut all(byte)) else {
+            let Due::Open(open) = both.client.on_deadline(both.now, &mut all(byte)) else {
                 panic!("nothing due")
             };
+            let mut open = open.try_into().expect("96 bytes");
             both.connect_with(&open);
+            let age = 600 - u32::from(open[16] % 128);
             let due = both.now + age * SECOND;
             assert_eq!(both.client.deadline(both.now), Some(due));
             both.now = due;
@@ -620,7 +544,7 @@ mod tests {
             assert!(both.client.ping().is_some());
             let late = down(&mut both);
             both.connect_with(&open);
-            assert_eq!(dropped(&both.at_client(&late)), Some(Discard::NoSession));
+            assert_eq!(discarded(&both.at_client(&late)), Some(Discard::NoSession));
             assert!(matches!(both.due(), Due::Nothing));
         }
     }
@@ -655,7 +579,7 @@ mod tests {
         assert_eq!(both.client.deadline(both.now), Some(both.now + 55 * SECOND));
         // Nothing else counts as heard.
         both.now += 54 * SECOND;
-        assert_eq!(dropped(&both.at_client(&data)), Some(Discard::Replayed));
+        assert_eq!(discarded(&both.at_client(&data)), Some(Discard::Replayed));
         assert!(matches!(both.due(), Due::Nothing));
         both.now += SECOND;
         both.open();
@@ -689,12 +613,12 @@ mod tests {
         let nudge = both.challenge(&data);
         let open = both.accept(&nudge);
         assert_eq!(open[48..80], nudge[48..80]);
-        assert_eq!(dropped(&both.at_client(&nudge)), Some(Discard::Stray));
+        assert_eq!(discarded(&both.at_client(&nudge)), Some(Discard::Stray));
         let empty = both.opened(&open);
         both.up(&empty);
         // It is of the session before.
         both.now += SECOND;
-        assert_eq!(dropped(&both.at_client(&nudge)), Some(Discard::Stray));
+        assert_eq!(discarded(&both.at_client(&nudge)), Some(Discard::Stray));
 
         let ping = both.client.ping().expect("a session");
         both.server = Server::new(secret(Word::Seal), CLIENT, SERVER);
@@ -704,12 +628,12 @@ mod tests {
             link.attempt = None;
         }
         both.now += SECOND - Duration::from_millis(1);
-        assert_eq!(dropped(&both.at_client(&nudge)), Some(Discard::Stray));
+        assert_eq!(discarded(&both.at_client(&nudge)), Some(Discard::Stray));
         both.now += Duration::from_millis(1);
         both.accept(&nudge);
         // Somebody else's packet, and another type.
         for (byte, value) in [(0, 0), (8, 0x11), (9, !ping[9])] {
-            let mut foreign = ping;
+            let mut foreign = ping.clone();
             foreign[byte] = value;
             let pair = Pair::new(secret(Word::Seal), CLIENT, SERVER);
             let mut ec = [0; 32];
@@ -722,7 +646,7 @@ mod tests {
             let nudge = handshake::encode(&SERVER, CHALLENGE, &content, &pair.challenge);
             both.now += SECOND;
             both.client.links[0].attempt = None;
-            assert_eq!(dropped(&both.at_client(&nudge)), Some(Discard::Stray));
+            assert_eq!(discarded(&both.at_client(&nudge)), Some(Discard::Stray));
         }
     }
 
@@ -741,7 +665,10 @@ mod tests {
                     .expect("32 bytes"),
             };
             let challenge = handshake::encode(&SERVER, CHALLENGE, &content, &pair.challenge);
-            assert_eq!(dropped(&both.at_client(&challenge)), Some(Discard::WeakKey));
+            assert_eq!(
+                discarded(&both.at_client(&challenge)),
+                Some(Discard::WeakKey)
+            );
         }
         both.connect_with(&open);
     }
@@ -753,12 +680,12 @@ mod tests {
         assert_eq!(open[..80], other[..80]);
         let challenge = seal.challenge(&open);
         assert_eq!(
-            dropped(&sign.at_client(&challenge)),
+            discarded(&sign.at_client(&challenge)),
             Some(Discard::WrongTag)
         );
         let challenge = sign.challenge(&other);
         assert_eq!(
-            dropped(&seal.at_client(&challenge)),
+            discarded(&seal.at_client(&challenge)),
             Some(Discard::WrongTag)
         );
     }
@@ -820,14 +747,11 @@ mod tests {
             both.now += SECOND;
         }
         // The other's answer comes too late.
-        let answer = away.on_datagram(&mut first, both.now, &mut || true, &mut all(3));
-        let super::super::server::Decision::Answer(answer) = answer else {
+        let answer = away.on_datagram(&mut first, both.now, true, &mut all(3));
+        let Ok(server::Decision::Answer(answer)) = answer else {
             panic!("no answer")
         };
-        assert_eq!(
-            dropped(&both.at_client(answer.as_ref())),
-            Some(Discard::Stray)
-        );
+        assert_eq!(discarded(&both.at_client(&answer)), Some(Discard::Stray));
         // After silence each has its turn again.
         both.now += 55 * SECOND;
         let mut asked = 0;
@@ -858,12 +782,12 @@ mod tests {
                 .set_servers(vec![(SERVER, secret_of(Word::Seal, [9; 32]))])
         );
         let data = down(&mut both);
-        assert_eq!(dropped(&both.at_client(&data)), Some(Discard::NoSession));
+        assert_eq!(discarded(&both.at_client(&data)), Some(Discard::NoSession));
         both.server = Server::new(secret_of(Word::Seal, [9; 32]), CLIENT, SERVER);
         both.now += SECOND;
         both.connect();
         // None.
-        assert!(both.client.set_servers(Vec::<(Id, Secret)>::new()));
+        assert!(both.client.set_servers(Vec::new()));
         assert_eq!(both.client.deadline(both.now), None);
         assert!(matches!(both.due(), Due::Nothing));
         assert!(both.client.word().is_none());

@@ -1,10 +1,11 @@
-//! The keys of a pair of peers, and of a session.
+//! What a pair of peers shares, and what they derive from it for a session.
 
 use std::rc::Rc;
 
 use super::Id;
 use super::cipher::{Key, Public, agree, hash};
 use super::secret::{Secret, Word};
+use super::session::{Name, Opener, Sealer};
 
 /// What a client and a server share before any session.
 pub(super) struct Pair {
@@ -17,20 +18,15 @@ pub(super) struct Pair {
     pub(super) challenge: Key,
 }
 
-/// The keys of a session, and its name.
-pub(super) struct SessionKeys {
-    pub(super) word: Word,
-    /// DATA of the client.
-    pub(super) data: Key,
-    pub(super) ping: Key,
-    /// DATA of the server.
-    pub(super) down: Key,
-    pub(super) name: [u8; 3],
+/// What the keys of a session come from, each by its label.
+pub(super) struct SessionKey {
+    word: Word,
+    key: Key,
+    pub(super) name: Name,
 }
 
 impl Pair {
-    pub(super) fn new(secret: impl Into<Rc<Secret>>, client: Id, server: Id) -> Self {
-        let secret = secret.into();
+    pub(super) fn new(secret: Rc<Secret>, client: Id, server: Id) -> Self {
         Self {
             open: secret.derive("open", &[&client, &server]),
             challenge: secret.derive("chal", &[&client, &server]),
@@ -40,24 +36,64 @@ impl Pair {
         }
     }
 
-    /// The session of the client's and the server's public key. `None` if the other's is of small
-    /// order.
+    /// The session of the client's and the server's public key. `None` if the other's, which is one
+    /// of them, is of small order.
     pub(super) fn session(
         &self,
         private: &Key,
         other: &Public,
         (ec, es): (&Public, &Public),
-    ) -> Option<SessionKeys> {
+    ) -> Option<SessionKey> {
         let shared = agree(private, other)?;
         let parts: [&[u8]; 5] = [&self.client, &self.server, ec, es, shared.bytes()];
-        let session = self.secret.derive("sess", &parts);
-        let [a, b, c, ..] = *hash(&session, &[b"name"]).bytes();
-        Some(SessionKeys {
+        let key = self.secret.derive("sess", &parts);
+        let [a, b, c, ..] = *hash(&key, &[b"name"]).bytes();
+        Some(SessionKey {
             word: self.secret.word(),
-            data: hash(&session, &[b"data"]),
-            ping: hash(&session, &[b"ping"]),
-            down: hash(&session, &[b"down"]),
+            key,
             name: [a, b, c | 1],
         })
+    }
+}
+
+impl SessionKey {
+    /// What makes this sender's packets of this type.
+    pub(super) fn sealer(&self, label: &str, sender: Id, kind: u8) -> Sealer {
+        Sealer::new(self.word, self.key(label), sender, kind, self.name)
+    }
+
+    /// What opens them at the other end.
+    pub(super) fn opener<const WORDS: usize>(&self, label: &str) -> Opener<WORDS> {
+        Opener::new(self.word, self.key(label), self.name)
+    }
+
+    pub(super) fn key(&self, label: &str) -> Key {
+        hash(&self.key, &[label.as_bytes()])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cipher::public;
+    use super::super::testing::{CLIENT, SERVER, WORDS, secret};
+    use super::*;
+
+    /// Or it could be zero, as the reserved bytes of a handshake are.
+    #[test]
+    fn the_names_lowest_bit_is_set() {
+        let mut was_set = [false; 2];
+        for byte in 0..32 {
+            let (own, other) = (Key::new([byte; 32]), public(&Key::new([0x22; 32])));
+            let pair = Pair::new(secret(WORDS[usize::from(byte % 2)]), CLIENT, SERVER);
+            let session = pair.session(&own, &other, (&public(&own), &other));
+            let session = session.expect("good points");
+            let hash = hash(&session.key, &[b"name"]);
+            let [a, b, c, ..] = *hash.bytes();
+            assert_eq!(session.name[..2], [a, b]);
+            assert_eq!(session.name[2] & 1, 1);
+            assert_eq!(session.name[2] >> 1, c >> 1);
+            was_set[usize::from(c & 1)] = true;
+        }
+        assert_eq!(was_set, [true; 2], "the hash alone would do");
     }
 }

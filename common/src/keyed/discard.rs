@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// What to do about a datagram, or why to drop and count it.
+pub type Result<T> = std::result::Result<T, Discard>;
+
 /// Why a datagram of a keyed peer is dropped without an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Discard {

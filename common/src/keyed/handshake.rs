@@ -8,12 +8,11 @@ pub(super) const OPEN: u8 = 0x11;
 /// Type of the message in which a server challenges a client.
 pub(super) const CHALLENGE: u8 = 0x12;
 
-/// Length of either, in bytes.
-pub const HANDSHAKE_LEN: usize = 96;
-const TAGGED: usize = HANDSHAKE_LEN - TAG_LEN;
+/// Bytes of either before its tag.
+const TAGGED: usize = 80;
 
 /// A handshake as it travels.
-pub type Handshake = [u8; HANDSHAKE_LEN];
+pub(super) type Handshake = [u8; TAGGED + TAG_LEN];
 
 /// What an OPEN or a CHAL says.
 pub(super) struct Content {
@@ -26,15 +25,19 @@ pub(super) struct Content {
 }
 
 /// The datagram of this content, from `sender`.
-pub(super) fn encode(sender: &Id, kind: u8, content: &Content, key: &Key) -> Handshake {
-    let mut bytes = [0; HANDSHAKE_LEN];
-    bytes[..8].copy_from_slice(sender);
-    bytes[8] = kind;
-    bytes[12..16].copy_from_slice(&content.number.to_be_bytes());
-    bytes[16..48].copy_from_slice(&content.ec);
-    bytes[48..80].copy_from_slice(&content.es);
-    let tag = hash(key, &[&bytes[..TAGGED]]);
-    bytes[TAGGED..].copy_from_slice(&tag.bytes()[..TAG_LEN]);
+pub(super) fn encode(sender: &Id, kind: u8, content: &Content, key: &Key) -> Vec<u8> {
+    let (number, reserved) = (content.number.to_be_bytes(), [0; 3]);
+    let parts: [&[u8]; 6] = [
+        sender,
+        &[kind],
+        &reserved,
+        &number,
+        &content.ec,
+        &content.es,
+    ];
+    let mut bytes = parts.concat();
+    let tag = hash(key, &[&bytes]);
+    bytes.extend_from_slice(&tag.bytes()[..TAG_LEN]);
     bytes
 }
 
@@ -66,13 +69,14 @@ mod tests {
         };
         let key = Key::new([7; 32]);
         let bytes = encode(&[8; 8], OPEN, &content, &key);
+        let bytes: Handshake = bytes.try_into().expect("96 bytes");
         let decoded = decode(&bytes, &key).expect("the right tag");
         assert_eq!(
             (decoded.number, decoded.ec, decoded.es),
             (content.number, content.ec, content.es)
         );
         assert!(decode(&bytes, &Key::new([9; 32])).is_none());
-        for bit in 0..8 * HANDSHAKE_LEN {
+        for bit in 0..8 * bytes.len() {
             let mut bytes = bytes;
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(decode(&bytes, &key).is_none(), "bit {bit}");

@@ -27,9 +27,11 @@ impl Word {
 
     /// The word of this name.
     pub fn of(name: &str) -> Option<Self> {
-        [Self::Sign, Self::Seal]
-            .into_iter()
-            .find(|word| word.name() == name)
+        match name {
+            "sign" => Some(Self::Sign),
+            "seal" => Some(Self::Seal),
+            _ => None,
+        }
     }
 }
 
@@ -50,59 +52,32 @@ pub enum Content {
 /// A word and a key. Neither copied nor shown; the key is overwritten when dropped.
 pub struct Secret {
     word: Word,
-    pub(super) key: Key,
+    key: Key,
 }
 
-/// Why the content of a file is not understood. None of it is shown, it may be most of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// It begins neither with `seal` nor with `sign`, and one space.
-    Word,
-    /// There are that many digits instead of 64.
-    Length(usize),
-    /// There is something among the digits that is none.
-    Digit,
-    /// There is something behind the key besides one newline.
-    Rest,
-    /// All digits are 0.
-    Zero,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Word => f.write_str("it does not begin with `seal` or `sign` and one space"),
-            Self::Length(digits) => write!(f, "its key has {digits} digits instead of {DIGITS}"),
-            Self::Digit => f.write_str("its key has a character that is no hex digit"),
-            Self::Rest => f.write_str("there is more than a newline behind the key"),
-            Self::Zero => f.write_str("its key is all 0"),
-        }
-    }
-}
-
-/// What the content of a peer's file says: nothing, or one line, `seal HEX` or `sign HEX`.
-pub fn parse(content: &[u8]) -> Result<Content, Fault> {
+/// What the content of a peer's file says: nothing, or one line, `seal HEX` or `sign HEX`. Else what
+/// is wrong, without any of it: it may be most of a key.
+pub fn parse(content: &[u8]) -> Result<Content, String> {
     if content.trim_ascii().is_empty() {
         return Ok(Content::Plain);
     }
-    let (word, digits) = [Word::Sign, Word::Seal]
-        .into_iter()
-        .find_map(|word| {
-            let digits = content.strip_prefix(word.name().as_bytes())?;
-            Some((word, digits.strip_prefix(b" ")?))
-        })
-        .ok_or(Fault::Word)?;
+    let (word, digits) = match content.split_first_chunk() {
+        Some((b"sign ", digits)) => (Word::Sign, digits),
+        Some((b"seal ", digits)) => (Word::Seal, digits),
+        _ => return Err("it does not begin with `seal` or `sign` and one space".into()),
+    };
     let digits = digits.strip_suffix(b"\n").unwrap_or(digits);
     if digits.trim_ascii_end().len() < digits.len() {
-        return Err(Fault::Rest);
+        return Err("there is more than a newline behind the key".into());
     }
     if !digits.iter().all(u8::is_ascii_hexdigit) {
-        return Err(Fault::Digit);
+        return Err("its key has a character that is no hex digit".into());
     }
     let mut key = Key::new([0; KEY_LEN]);
-    hex::decode_to_slice(digits, key.bytes_mut()).map_err(|_| Fault::Length(digits.len()))?;
+    hex::decode_to_slice(digits, key.bytes_mut())
+        .map_err(|_| format!("its key has {} digits instead of {DIGITS}", digits.len()))?;
     if key.bytes() == &[0; KEY_LEN] {
-        return Err(Fault::Zero);
+        return Err("its key is all 0".into());
     }
     Ok(Content::Keyed(Secret { word, key }))
 }
@@ -112,15 +87,12 @@ pub fn line(word: Word, random: &[u8; KEY_LEN]) -> String {
     format!("{word} {}\n", hex::encode(random))
 }
 
-/// As in `seal, check value 27f02d6d`: what may be told of it.
+/// As in `seal, check value 27f02d6d`: equal on both ends, and tells nothing about the key.
 impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}, check value {}",
-            self.word,
-            hex::encode(self.check())
-        )
+        let hash = self.derive("show", &[]);
+        let check = hex::encode(&hash.bytes()[..4]);
+        write!(f, "{}, check value {check}", self.word)
     }
 }
 
@@ -135,22 +107,10 @@ impl Secret {
         self.word == other.word && self.key.is_same(&other.key)
     }
 
-    /// Four bytes that are equal on both ends and tell nothing about the key.
-    pub fn check(&self) -> [u8; 4] {
-        let hash = self.derive("show", &[]);
-        let [a, b, c, d, ..] = *hash.bytes();
-        [a, b, c, d]
-    }
-
     /// A key for one use, named by its label.
     pub(super) fn derive(&self, label: &str, parts: &[&[u8]]) -> Key {
-        let head: [&[u8]; 4] = [
-            b"jtunnel1 ",
-            self.word.name().as_bytes(),
-            b" ",
-            label.as_bytes(),
-        ];
-        hash(&self.key, &[&head, parts].concat())
+        let head = format!("jtunnel1 {} {label}", self.word);
+        hash(&self.key, &[&[head.as_bytes()], parts].concat())
     }
 }
 
@@ -160,7 +120,7 @@ mod tests {
 
     const HEX: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eFF";
 
-    fn parsed(content: &str) -> Result<Option<Word>, Fault> {
+    fn parsed(content: &str) -> Result<Option<Word>, String> {
         parse(content.as_bytes()).map(|content| match content {
             Content::Plain => None,
             Content::Keyed(secret) => Some(secret.word()),
@@ -183,43 +143,40 @@ mod tests {
     #[test]
     fn anything_else_is_refused() {
         let short = &HEX[1..];
+        let word = "it does not begin with `seal` or `sign` and one space";
+        let digit = "its key has a character that is no hex digit";
+        let rest = "there is more than a newline behind the key";
         for (content, fault) in [
-            (HEX.to_string(), Fault::Word),
-            ("seal".to_string(), Fault::Word),
-            (format!(" seal {HEX}"), Fault::Word),
-            (format!("Seal {HEX}"), Fault::Word),
-            (format!("seal\t{HEX}"), Fault::Word),
-            (format!("plain {HEX}"), Fault::Word),
-            ("\0".to_string(), Fault::Word),
-            (format!("seal  {HEX}"), Fault::Digit),
-            ("seal ".to_string(), Fault::Length(0)),
-            (format!("seal {short}"), Fault::Length(63)),
-            (format!("seal {HEX}00\n"), Fault::Length(66)),
-            (format!("seal {HEX}0\n"), Fault::Length(65)),
-            (format!("seal {short}g"), Fault::Digit),
-            (format!("seal {short}é"), Fault::Digit),
-            (format!("seal {HEX} "), Fault::Rest),
-            (format!("seal {HEX}\r\n"), Fault::Rest),
-            (format!("seal {HEX}\n\n"), Fault::Rest),
-            (format!("seal {HEX}\nsign {HEX}\n"), Fault::Digit),
-            (format!("sign {}", "0".repeat(64)), Fault::Zero),
-        ] {
-            assert_eq!(parsed(&content), Err(fault), "{content:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_told_without_the_key() {
-        for (content, text) in [
-            ("seal 1f", "its key has 2 digits instead of 64"),
-            ("seal 1fx", "its key has a character that is no hex digit"),
+            (HEX.to_string(), word),
+            ("seal".to_string(), word),
+            (format!(" seal {HEX}"), word),
+            (format!("Seal {HEX}"), word),
+            (format!("seal\t{HEX}"), word),
+            (format!("plain {HEX}"), word),
+            ("\0".to_string(), word),
+            (format!("seal  {HEX}"), digit),
+            ("seal ".to_string(), "its key has 0 digits instead of 64"),
             (
-                "seel 1f",
-                "it does not begin with `seal` or `sign` and one space",
+                format!("seal {short}"),
+                "its key has 63 digits instead of 64",
             ),
+            (
+                format!("seal {HEX}00\n"),
+                "its key has 66 digits instead of 64",
+            ),
+            (
+                format!("seal {HEX}0\n"),
+                "its key has 65 digits instead of 64",
+            ),
+            (format!("seal {short}g"), digit),
+            (format!("seal {short}é"), digit),
+            (format!("seal {HEX} "), rest),
+            (format!("seal {HEX}\r\n"), rest),
+            (format!("seal {HEX}\n\n"), rest),
+            (format!("seal {HEX}\nsign {HEX}\n"), digit),
+            (format!("sign {}", "0".repeat(64)), "its key is all 0"),
         ] {
-            let fault = parsed(content).expect_err("a fault");
-            assert_eq!(fault.to_string(), text);
+            assert_eq!(parsed(&content), Err(fault.to_string()), "{content:?}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Id;
 use super::cipher::{self, Key, TAG_LEN};
-use super::discard::Discard;
+use super::discard::{Discard, Result};
 use super::handshake::{CHALLENGE, Handshake, OPEN};
 use super::secret::Word;
 use super::window::Window;
@@ -18,9 +18,6 @@ pub(super) const PING: u8 = 0x14;
 pub const HEADER_LEN: usize = 16;
 /// Bytes that a keyed link adds to a packet.
 pub const OVERHEAD: usize = HEADER_LEN + TAG_LEN;
-
-/// A DATA without payload, or a PING.
-pub type Empty = [u8; OVERHEAD];
 
 /// Senders stop before the counter could begin again.
 const LAST_COUNTER: u32 = u32::MAX - 65536;
@@ -46,48 +43,36 @@ pub(super) enum Message<'a> {
 impl<'a> Message<'a> {
     /// Never reads beyond the datagram, whose first 8 bytes have told the sender.
     #[inline]
-    pub(super) fn of(datagram: &'a [u8]) -> Result<Self, Discard> {
+    pub(super) fn of(datagram: &'a [u8]) -> Result<Self> {
         let Some((header, _)) = datagram.split_first_chunk::<HEADER_LEN>() else {
-            return Err(discard_short(datagram));
+            return Err(not_keyed(datagram));
         };
         let &[.., kind, a, b, c, n0, n1, n2, n3] = header;
-        match kind {
-            DATA | PING if datagram.len() >= OVERHEAD => {
-                if kind == PING && datagram.len() != OVERHEAD {
-                    return Err(Discard::Malformed);
-                }
-                Ok(Self::Packet(Header {
-                    is_ping: kind == PING,
-                    name: [a, b, c],
-                    counter: u32::from_be_bytes([n0, n1, n2, n3]),
-                }))
-            }
-            OPEN | CHALLENGE if [a, b, c] == [0; 3] => {
+        match (kind, datagram.len()) {
+            (DATA, OVERHEAD..) | (PING, OVERHEAD) => Ok(Self::Packet(Header {
+                is_ping: kind == PING,
+                name: [a, b, c],
+                counter: u32::from_be_bytes([n0, n1, n2, n3]),
+            })),
+            (OPEN | CHALLENGE, _) if [a, b, c] == [0; 3] => {
                 let bytes = datagram.try_into().map_err(|_| Discard::Malformed)?;
-                Ok(if kind == OPEN {
-                    Self::Open(bytes)
-                } else {
-                    Self::Challenge(bytes)
+                Ok(match kind {
+                    OPEN => Self::Open(bytes),
+                    _ => Self::Challenge(bytes),
                 })
             }
-            _ => Err(discard_short(datagram)),
+            _ => Err(not_keyed(datagram)),
         }
     }
 }
 
-/// What is not keyed: plain, or nothing at all.
+/// Whether it is of a plain link, or nothing at all.
 #[cold]
-fn discard_short(datagram: &[u8]) -> Discard {
-    let is_plain = match datagram.get(8..) {
-        None => false,
-        Some([]) => true,
-        Some([0x01 | 0x02, ..]) => datagram.len() == 8 + 5,
-        Some([first, ..]) => matches!(first >> 4, 4 | 6),
-    };
-    if is_plain {
-        Discard::Plain
-    } else {
-        Discard::Malformed
+fn not_keyed(datagram: &[u8]) -> Discard {
+    match datagram.get(8..) {
+        Some([] | [0x01 | 0x02, _, _, _, _]) => Discard::Plain,
+        Some([first, ..]) if matches!(first >> 4, 4 | 6) => Discard::Plain,
+        _ => Discard::Malformed,
     }
 }
 
@@ -97,7 +82,7 @@ pub struct Sealer {
     word: Word,
     key: Key,
     /// The last one used.
-    counter: u32,
+    pub(super) counter: u32,
     /// Identifier, type and name.
     start: [u8; 12],
 }
@@ -116,11 +101,6 @@ impl Sealer {
         }
     }
 
-    /// How it protects.
-    pub fn word(&self) -> Word {
-        self.word
-    }
-
     /// Makes the datagram of a packet that lies in `slot` behind room for [`HEADER_LEN`] bytes and
     /// before room for [`TAG_LEN`], and writes header and tag there. False, with the slot of no
     /// more use, if there is no counter left, or no room: nothing may be sent then.
@@ -131,8 +111,7 @@ impl Sealer {
     }
 
     fn try_seal(&mut self, slot: &mut [u8]) -> Option<()> {
-        let payload_end = slot.len().checked_sub(TAG_LEN)?;
-        let (authenticated, tag_room) = slot.split_at_mut_checked(payload_end)?;
+        let (authenticated, tag) = slot.split_last_chunk_mut()?;
         let header = authenticated.first_chunk_mut::<HEADER_LEN>()?;
         if self.counter >= LAST_COUNTER {
             return None;
@@ -141,56 +120,31 @@ impl Sealer {
         self.counter += 1;
         header[..12].copy_from_slice(&self.start);
         header[12..].copy_from_slice(&self.counter.to_be_bytes());
-        let (aad, text) = parts(self.word, authenticated);
-        tag_room.copy_from_slice(&cipher::seal(&self.key, self.counter, aad, text)?);
+        let (aad, text) = parts(self.word, authenticated)?;
+        *tag = cipher::seal(&self.key, self.counter, aad, text)?;
         Some(())
     }
 
     /// A datagram without payload.
-    pub(super) fn empty(&mut self) -> Option<Empty> {
-        let mut slot = [0; OVERHEAD];
+    pub(super) fn empty(&mut self) -> Option<Vec<u8>> {
+        let mut slot = vec![0; OVERHEAD];
         self.seal(&mut slot).then_some(slot)
-    }
-
-    #[cfg(test)]
-    pub(super) fn set_counter(&mut self, counter: u32) {
-        self.counter = counter;
     }
 }
 
 /// What is authenticated only, and what is encrypted.
 #[inline]
-fn parts(word: Word, bytes: &mut [u8]) -> (&[u8], &mut [u8]) {
-    let (aad, text) = bytes.split_at_mut(match word {
+fn parts(word: Word, bytes: &mut [u8]) -> Option<(&[u8], &mut [u8])> {
+    let (aad, text) = bytes.split_at_mut_checked(match word {
         Word::Seal => HEADER_LEN,
         Word::Sign => bytes.len(),
-    });
-    (aad, text)
-}
-
-/// Checks a datagram and decrypts its payload in place. If it is forged the datagram stays as it is.
-#[inline]
-pub(super) fn open(
-    word: Word,
-    key: &Key,
-    counter: u32,
-    datagram: &mut [u8],
-) -> Result<(), Discard> {
-    let (authenticated, tag) = datagram.split_last_chunk_mut().ok_or(Discard::Malformed)?;
-    if authenticated.len() < HEADER_LEN {
-        return Err(Discard::Malformed);
-    }
-    let (aad, text) = parts(word, authenticated);
-    if cipher::open(key, counter, aad, text, tag) {
-        Ok(())
-    } else {
-        Err(Discard::Forged)
-    }
+    })?;
+    Some((aad, text))
 }
 
 /// Where the payload of an opened DATA is, if it holds one.
 #[inline]
-pub(super) fn payload(datagram: &[u8]) -> Result<Option<Range<usize>>, Discard> {
+pub(super) fn payload(datagram: &[u8]) -> Result<Option<Range<usize>>> {
     let range = HEADER_LEN..datagram.len().saturating_sub(TAG_LEN);
     match datagram.get(range.clone()) {
         Some([]) => Ok(None),
@@ -200,45 +154,67 @@ pub(super) fn payload(datagram: &[u8]) -> Result<Option<Range<usize>>, Discard> 
 }
 
 /// The receiving half of a session: one key and what has been seen.
-pub(super) struct Opener {
+pub(super) struct Opener<const WORDS: usize> {
     word: Word,
     key: Key,
-    window: Window,
+    pub(super) name: Name,
+    window: Window<WORDS>,
 }
 
-impl Opener {
-    pub(super) fn new(word: Word, key: Key) -> Self {
+impl<const WORDS: usize> Opener<WORDS> {
+    pub(super) fn new(word: Word, key: Key, name: Name) -> Self {
         Self {
             word,
             key,
+            name,
             window: Window::new(),
         }
     }
 
-    /// Opens a DATA in place. Returns whether its counter is the highest so far.
+    /// Checks the datagram of this header and decrypts its payload in place. Returns whether its
+    /// counter is the highest so far. What is refused stays as it is.
     #[inline]
-    pub(super) fn open(&mut self, counter: u32, datagram: &mut [u8]) -> Result<bool, Discard> {
-        if !self.window.is_new(counter) {
+    pub(super) fn open(&mut self, header: Header, datagram: &mut [u8]) -> Result<bool> {
+        if header.name != self.name {
+            return Err(Discard::NoSession);
+        }
+        if !self.window.is_new(header.counter) {
             return Err(Discard::Replayed);
         }
-        open(self.word, &self.key, counter, datagram)?;
-        Ok(self.window.mark(counter))
+        let (authenticated, tag) = datagram.split_last_chunk_mut().ok_or(Discard::Malformed)?;
+        let (aad, text) = parts(self.word, authenticated).ok_or(Discard::Malformed)?;
+        if !cipher::open(&self.key, header.counter, aad, text, tag) {
+            return Err(Discard::Forged);
+        }
+        Ok(self.window.mark(header.counter))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::testing::{WORDS, packet, slot};
+    use super::super::window::WIDE;
     use super::*;
 
     fn sealer(word: Word) -> Sealer {
         Sealer::new(word, Key::new([7; 32]), [1; 8], DATA, [2, 3, 5])
     }
 
+    fn header(counter: u32) -> Header {
+        Header {
+            is_ping: false,
+            name: [2, 3, 5],
+            counter,
+        }
+    }
+
     #[test]
     fn sealed_and_opened() {
         for word in WORDS {
-            let (mut sealer, mut opener) = (sealer(word), Opener::new(word, Key::new([7; 32])));
+            let (mut sealer, mut opener) = (
+                sealer(word),
+                Opener::<WIDE>::new(word, Key::new([7; 32]), [2, 3, 5]),
+            );
             for len in (0..200).chain(1400..1500) {
                 let packet: Vec<u8> = (0..=255).map(|n| 0x45 ^ n).cycle().take(len).collect();
                 let mut data = slot(&packet);
@@ -251,7 +227,7 @@ mod tests {
                 let Ok(Message::Packet(header)) = Message::of(&data) else {
                     panic!("not understood")
                 };
-                assert_eq!(opener.open(header.counter, &mut data), Ok(true));
+                assert_eq!(opener.open(header, &mut data), Ok(true));
                 assert_eq!(data[HEADER_LEN..end], packet);
                 let range = (len > 0).then_some(HEADER_LEN..end);
                 assert_eq!(payload(&data), Ok(range));
@@ -263,7 +239,7 @@ mod tests {
     #[test]
     fn every_bit() {
         for word in WORDS {
-            let mut opener = Opener::new(word, Key::new([7; 32]));
+            let mut opener = Opener::<WIDE>::new(word, Key::new([7; 32]), [2, 3, 5]);
             let mut data = slot(&packet());
             assert!(sealer(word).seal(&mut data));
             for bit in 0..8 * data.len() {
@@ -271,28 +247,38 @@ mod tests {
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 let before = flipped.clone();
                 assert_eq!(
-                    opener.open(1, &mut flipped),
+                    opener.open(header(1), &mut flipped),
                     Err(Discard::Forged),
                     "bit {bit}"
                 );
                 assert_eq!(flipped, before);
             }
             for len in 0..data.len() {
-                assert!(opener.open(1, &mut data[..len].to_vec()).is_err(), "{len}");
+                assert!(
+                    opener.open(header(1), &mut data[..len].to_vec()).is_err(),
+                    "{len}"
+                );
             }
+            let mut other = header(1);
+            other.name[2] = 7;
+            let opened = opener.open(other, &mut data.clone());
+            assert_eq!(opened, Err(Discard::NoSession));
             let mut long = data.clone();
             long.push(0);
-            assert_eq!(opener.open(1, &mut long), Err(Discard::Forged));
-            assert_eq!(opener.open(2, &mut data.clone()), Err(Discard::Forged));
-            assert_eq!(opener.open(1, &mut data.clone()), Ok(true));
-            assert_eq!(opener.open(1, &mut data), Err(Discard::Replayed));
+            assert_eq!(opener.open(header(1), &mut long), Err(Discard::Forged));
+            assert_eq!(
+                opener.open(header(2), &mut data.clone()),
+                Err(Discard::Forged)
+            );
+            assert_eq!(opener.open(header(1), &mut data.clone()), Ok(true));
+            assert_eq!(opener.open(header(1), &mut data), Err(Discard::Replayed));
         }
     }
 
     #[test]
     fn the_counter_ends() {
         let mut sealer = sealer(Word::Sign);
-        sealer.set_counter(LAST_COUNTER - 1);
+        sealer.counter = LAST_COUNTER - 1;
         let mut data = slot(&packet());
         assert!(sealer.seal(&mut data));
         assert_eq!(data[12..16], [0xff, 0xfe, 0xff, 0xff]);

@@ -4,13 +4,14 @@
 //! One run again: `KEYED_SEED=n cargo test -p jtunnel-common simulator`.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::client::{self, Client, Due};
 use super::secret::{Secret, Word};
 use super::server::{self, Server};
 use super::session::{DATA, PING, Sealer};
-use super::testing::{CLIENT, Seeded, WORDS, secret_of, slot};
+use super::testing::{CLIENT, Seeded, WORDS, seal, secret_of, slot};
 use super::{HEADER_LEN, Id};
 
 const RUNS: u64 = 200;
@@ -102,7 +103,7 @@ fn server_id(index: usize) -> Id {
     [0x50 + u8::try_from(index).expect("few"); 8]
 }
 
-fn key(word: Word, index: usize) -> Secret {
+fn key(word: Word, index: usize) -> Rc<Secret> {
     secret_of(word, [0x70 + u8::try_from(index).expect("few"); 32])
 }
 
@@ -253,14 +254,9 @@ impl World {
             }
         }
         for index in 0..self.hosts.len() {
-            if self.one_in(800) {
+            if self.one_in(500) {
                 let server = Server::new(key(self.word, index), CLIENT, server_id(index));
                 self.hosts[index].server = server;
-                self.hosts[index].address = None;
-                self.hosts[index].has_tun = false;
-            }
-            if self.one_in(1500) {
-                self.hosts[index].server.forget();
                 self.hosts[index].address = None;
                 self.hosts[index].has_tun = false;
             }
@@ -354,7 +350,7 @@ impl World {
             let mut slot = self.packet(Some(index));
             let host = &mut self.hosts[index];
             if let Some(address) = host.address
-                && host.server.seal(&mut slot, host.clock.0)
+                && seal(&mut host.server, &mut slot, host.clock.0)
             {
                 self.send(NOWHERE, To::Client(address), slot);
             }
@@ -387,18 +383,18 @@ impl World {
         let decision = host.server.on_datagram(
             &mut datagram.bytes,
             host.clock.0,
-            &mut || host.has_tun || can_open,
+            host.has_tun || can_open,
             &mut |bytes| is_ready && random.fill(bytes),
         );
         let (answer, moves) = match decision {
-            server::Decision::Drop(_) => return,
-            server::Decision::Answer(answer) => (answer, false),
-            server::Decision::Opened(answer) => {
+            Err(_) => return,
+            Ok(server::Decision::Answer(answer)) => (answer, false),
+            Ok(server::Decision::Opened(answer)) => {
                 host.has_tun = true;
                 (answer, true)
             }
-            server::Decision::Ping { answer, moves } => (answer, moves),
-            server::Decision::Data { packet, moves } => {
+            Ok(server::Decision::Ping { answer, moves }) => (answer, moves),
+            Ok(server::Decision::Data { packet, moves }) => {
                 if moves {
                     host.address = Some(datagram.source);
                 }
@@ -408,7 +404,6 @@ impl World {
         if moves {
             host.address = Some(datagram.source);
         }
-        let answer = answer.as_ref().to_vec();
         assert!(answer.len() <= datagram.bytes.len().max(96), "amplified");
         self.send(NOWHERE, To::Client(datagram.source), answer);
     }
@@ -424,13 +419,13 @@ impl World {
                 is_ready && random.fill(bytes)
             });
         match decision {
-            client::Decision::Drop(_) | client::Decision::Heard => {}
-            client::Decision::Open(open) => self.send_to_server(index, source, open.to_vec()),
-            client::Decision::Data(packet) => self.deliver(true, &datagram.bytes[packet]),
-            client::Decision::Up(up) => {
+            Err(_) | Ok(client::Decision::Heard) => {}
+            Ok(client::Decision::Open(open)) => self.send_to_server(index, source, open),
+            Ok(client::Decision::Data(packet)) => self.deliver(true, &datagram.bytes[packet]),
+            Ok(client::Decision::Up(up)) => {
                 device.child = Some(up.sealer);
                 device.next_ping = now + KEEPALIVE;
-                self.send_to_server(index, source, up.ping.to_vec());
+                self.send_to_server(index, source, up.ping);
                 if let Some(packet) = up.packet {
                     self.deliver(true, &datagram.bytes[packet]);
                 }
@@ -452,7 +447,7 @@ impl World {
                 .on_deadline(now, &mut |bytes| is_ready && random.fill(bytes));
             match due {
                 Due::Nothing => panic!("a deadline, and nothing due"),
-                Due::Open(open) => self.send_to_server(index, source, open.to_vec()),
+                Due::Open(open) => self.send_to_server(index, source, open),
                 Due::Expired => device.child = None,
                 Due::NoRandom => {}
             }
@@ -466,7 +461,7 @@ impl World {
         if now >= device.next_ping {
             device.next_ping = now + KEEPALIVE;
             if let Some(ping) = device.client.ping() {
-                self.send_to_server(index, source, ping.to_vec());
+                self.send_to_server(index, source, ping);
             }
         }
     }

@@ -1,28 +1,30 @@
 //! For the tests of keyed links: both sides, and a pair of them with a session.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use super::client::{self, Client, Due, Up};
-use super::discard::Discard;
+use super::discard::{Discard, Result};
+use super::handshake::Handshake;
 use super::secret::{Content, Secret, Word, line, parse};
-use super::server::{self, Answer, Server};
-use super::{HEADER_LEN, Handshake, Id, TAG_LEN};
+use super::server::{self, Server};
+use super::{HEADER_LEN, Id, TAG_LEN};
 
 pub(super) const CLIENT: Id = [0xc1; 8];
 pub(super) const SERVER: Id = [0x5e; 8];
 pub(super) const WORDS: [Word; 2] = [Word::Seal, Word::Sign];
 
 /// The vectors' key.
-pub(super) fn secret(word: Word) -> Secret {
+pub(super) fn secret(word: Word) -> Rc<Secret> {
     secret_of(
         word,
         std::array::from_fn(|n| u8::try_from(n).expect("below 32")),
     )
 }
 
-pub(super) fn secret_of(word: Word, key: [u8; 32]) -> Secret {
+pub(super) fn secret_of(word: Word, key: [u8; 32]) -> Rc<Secret> {
     match parse(line(word, &key).as_bytes()) {
-        Ok(Content::Keyed(secret)) => secret,
+        Ok(Content::Keyed(secret)) => secret.into(),
         _ => panic!("not a line"),
     }
 }
@@ -38,6 +40,11 @@ pub(super) fn all(byte: u8) -> impl FnMut(&mut [u8]) -> bool {
 /// Room, packet, room.
 pub(super) fn slot(packet: &[u8]) -> Vec<u8> {
     [&[0; HEADER_LEN], packet, &[0; TAG_LEN]].concat()
+}
+
+/// Makes the slot's packet a datagram of the server's, if it has a session.
+pub(super) fn seal(server: &mut Server, slot: &mut [u8], now: Instant) -> bool {
+    server.sealer(now).is_some_and(|sealer| sealer.seal(slot))
 }
 
 /// One IP packet.
@@ -96,19 +103,19 @@ impl Both {
     /// The OPEN that is due.
     pub(super) fn open(&mut self) -> Handshake {
         match self.due() {
-            Due::Open(open) => open,
+            Due::Open(open) => open.try_into().expect("96 bytes"),
             _ => panic!("no OPEN is due"),
         }
     }
 
-    pub(super) fn at_server(&mut self, datagram: &[u8]) -> server::Decision {
+    pub(super) fn at_server(&mut self, datagram: &[u8]) -> Result<server::Decision> {
         let random = &mut |bytes: &mut [u8]| self.random.fill(bytes);
         let mut datagram = datagram.to_vec();
         self.server
-            .on_datagram(&mut datagram, self.now, &mut || true, random)
+            .on_datagram(&mut datagram, self.now, true, random)
     }
 
-    pub(super) fn at_client(&mut self, datagram: &[u8]) -> client::Decision {
+    pub(super) fn at_client(&mut self, datagram: &[u8]) -> Result<client::Decision> {
         let random = &mut |bytes: &mut [u8]| self.random.fill(bytes);
         self.client
             .on_datagram(&mut datagram.to_vec(), self.now, random)
@@ -117,7 +124,7 @@ impl Both {
     /// The CHAL that this leads to.
     pub(super) fn challenge(&mut self, datagram: &[u8]) -> Handshake {
         match self.at_server(datagram) {
-            server::Decision::Answer(Answer::Challenge(bytes)) => bytes,
+            Ok(server::Decision::Answer(bytes)) => bytes.try_into().expect("96 bytes"),
             _ => panic!("no CHAL"),
         }
     }
@@ -125,7 +132,7 @@ impl Both {
     /// The OPEN that this CHAL leads to.
     pub(super) fn accept(&mut self, challenge: &Handshake) -> Handshake {
         match self.at_client(challenge) {
-            client::Decision::Open(open) => open,
+            Ok(client::Decision::Open(open)) => open.try_into().expect("96 bytes"),
             _ => panic!("no OPEN"),
         }
     }
@@ -133,14 +140,14 @@ impl Both {
     /// The DATA with which the server says that the session is there.
     pub(super) fn opened(&mut self, open: &Handshake) -> Vec<u8> {
         match self.at_server(open) {
-            server::Decision::Opened(answer) => answer.as_ref().to_vec(),
+            Ok(server::Decision::Opened(answer)) => answer,
             _ => panic!("no session"),
         }
     }
 
     pub(super) fn up(&mut self, data: &[u8]) -> Box<Up> {
         match self.at_client(data) {
-            client::Decision::Up(up) => up,
+            Ok(client::Decision::Up(up)) => up,
             _ => panic!("no session"),
         }
     }
@@ -160,20 +167,9 @@ impl Both {
     }
 }
 
-/// Why the server dropped it.
-pub(super) fn discarded(decision: &server::Decision) -> Option<Discard> {
-    match decision {
-        server::Decision::Drop(discard) => Some(*discard),
-        _ => None,
-    }
-}
-
-/// Why the client dropped it.
-pub(super) fn dropped(decision: &client::Decision) -> Option<Discard> {
-    match decision {
-        client::Decision::Drop(discard) => Some(*discard),
-        _ => None,
-    }
+/// Why it was dropped.
+pub(super) fn discarded<T>(decision: &Result<T>) -> Option<Discard> {
+    decision.as_ref().err().copied()
 }
 
 /// The points of small order, and what is equal to them modulo 2^255 - 19.

@@ -1,52 +1,58 @@
 //! Which counters have been seen (RFC 6479).
 
-const WORDS: u32 = 64;
+/// Words for packets, which may overtake each other.
+pub(super) const WIDE: usize = 64;
+/// Words for counters that must simply grow.
+pub(super) const NARROW: usize = 1;
+
 const BITS: u32 = u32::BITS;
 
-/// How far behind the highest a counter may be. One word is always being refilled.
-pub(super) const USABLE: u32 = (WORDS - 1) * BITS;
-
 /// A ring of bits, one for each of the last counters.
-pub(super) struct Window {
+pub(super) struct Window<const WORDS: usize> {
     highest: u32,
-    words: [u32; WORDS as usize],
+    words: [u32; WORDS],
 }
 
-impl Window {
+impl<const WORDS: usize> Window<WORDS> {
+    /// So far behind the highest a counter is too old. One word is always being refilled.
+    const TOO_OLD: usize = (WORDS - 1) * BITS as usize;
+
     pub(super) fn new() -> Self {
         Self {
             highest: 0,
-            words: [0; WORDS as usize],
+            words: [0; WORDS],
         }
     }
 
     /// Whether the counter is neither seen nor too old. Counters begin at 1.
+    #[inline]
     pub(super) fn is_new(&self, counter: u32) -> bool {
         if counter > self.highest {
             return true;
         }
         counter != 0
-            && self.highest - counter < USABLE
-            && self.words[word(counter)] & bit(counter) == 0
+            && ((self.highest - counter) as usize) < Self::TOO_OLD
+            && self.words[word(counter) % WORDS] & bit(counter) == 0
     }
 
     /// Marks one that is new as seen. Returns whether it is the highest so far.
+    #[inline]
     pub(super) fn mark(&mut self, counter: u32) -> bool {
         let is_highest = counter > self.highest;
         if is_highest {
-            let (old, new) = (self.highest / BITS, counter / BITS);
+            let (old, new) = (word(self.highest), word(counter));
             for passed in 1..=(new - old).min(WORDS) {
-                self.words[((old + passed) % WORDS) as usize] = 0;
+                self.words[(old + passed) % WORDS] = 0;
             }
             self.highest = counter;
         }
-        self.words[word(counter)] |= bit(counter);
+        self.words[word(counter) % WORDS] |= bit(counter);
         is_highest
     }
 }
 
 fn word(counter: u32) -> usize {
-    (counter / BITS % WORDS) as usize
+    (counter / BITS) as usize
 }
 
 fn bit(counter: u32) -> u32 {
@@ -60,7 +66,9 @@ mod tests {
     use super::super::testing::Seeded;
     use super::*;
 
-    fn take(window: &mut Window, counter: u32) -> bool {
+    const USABLE: u32 = 2016;
+
+    fn take<const WORDS: usize>(window: &mut Window<WORDS>, counter: u32) -> bool {
         let is_new = window.is_new(counter);
         if is_new {
             window.mark(counter);
@@ -70,7 +78,7 @@ mod tests {
 
     #[test]
     fn edges() {
-        let mut window = Window::new();
+        let mut window = Window::<WIDE>::new();
         assert!(!take(&mut window, 0), "counters begin at 1");
         assert!(take(&mut window, 1) && !take(&mut window, 1));
         assert!(
@@ -84,12 +92,36 @@ mod tests {
         assert!(take(&mut window, u32::MAX - USABLE + 1));
     }
 
+    #[test]
+    fn narrow() {
+        let mut window = Window::<NARROW>::new();
+        for (counter, is_taken) in [
+            (0, false),
+            (1, true),
+            (1, false),
+            (3, true),
+            (2, false),
+            (31, true),
+            (32, true),
+            (31, false),
+            (33, true),
+            (96, true),
+            (97, true),
+            (1, false),
+            (u32::MAX, true),
+            (u32::MAX, false),
+            (98, false),
+        ] {
+            assert_eq!(take(&mut window, counter), is_taken, "{counter}");
+        }
+    }
+
     /// Whatever comes in whatever order: each once, and none that is too old.
     #[test]
     fn like_a_set() {
         for seed in 1..=100 {
             let mut random = Seeded::new(seed);
-            let (mut window, mut seen) = (Window::new(), HashSet::new());
+            let (mut window, mut seen) = (Window::<WIDE>::new(), HashSet::new());
             let mut highest = 0u32;
             for _ in 0..5000 {
                 let step = u32::try_from(random.below(4 * 2016)).expect("small");

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::keyed::secret::{self, Content, Fault, Secret, Word};
+use crate::keyed::secret::{self, Content, Secret, Word};
 use crate::report::error::reason;
 use crate::report::log;
 use crate::report::throttle::Throttle;
@@ -61,7 +61,7 @@ struct Keyed {
 #[derive(Debug)]
 enum Refusal {
     /// It holds something that is no key.
-    NotUnderstood(Fault),
+    NotUnderstood(String),
     /// It holds no key, and `-K` asks for one.
     NotKeyed,
     /// It protects less than it did before.

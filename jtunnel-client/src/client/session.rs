@@ -223,7 +223,7 @@ impl Client {
 
     /// The PING that is a keyed link's keepalive; without a session its OPENs stand for it.
     pub(super) fn ping(&mut self) -> Option<Vec<u8>> {
-        Some(self.link.as_mut()?.keyed.ping()?.to_vec())
+        self.link.as_mut()?.keyed.ping()
     }
 
     /// There is to be a new child: the key of the last one is in no other hands, so a new session
@@ -248,11 +248,11 @@ impl Client {
         let datagram = &mut self.datagrams.data[at.clone()];
         let decision = link.keyed.on_datagram(datagram, now, &mut sys::try_random);
         let packet = match decision {
-            Decision::Data(packet) => {
+            Ok(Decision::Data(packet)) => {
                 self.keepalive.heard(now);
                 packet
             }
-            Decision::Heard => {
+            Ok(Decision::Heard) => {
                 // Nothing but a PING of ours, or an OPEN, makes a server say nothing.
                 let is_news = self.keepalive.heard(now);
                 if self.take_address() {
@@ -264,14 +264,14 @@ impl Client {
                 }
                 return None;
             }
-            Decision::Up(up) => self.session_up(*up, id, now)?,
-            Decision::Open(open) => {
+            Ok(Decision::Up(up)) => self.session_up(*up, id, now)?,
+            Ok(Decision::Open(open)) => {
                 self.take_address();
                 self.send(&open, now);
                 self.timeout.reset();
                 return None;
             }
-            Decision::Drop(reason) => {
+            Err(reason) => {
                 self.received.count.dropped += 1;
                 link.discard(reason, id, self.datagrams.from, now);
                 return None;

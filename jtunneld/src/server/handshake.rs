@@ -33,19 +33,19 @@ impl Server {
         let datagram = &mut self.datagrams.data[at.clone()];
         let decision = link
             .keyed
-            .on_datagram(datagram, now, &mut || true, &mut sys::try_random);
+            .on_datagram(datagram, now, true, &mut sys::try_random);
         let (moves, answer, packet) = match decision {
-            Decision::Data { packet, moves } => (moves, None, Some(packet)),
-            Decision::Ping { answer, moves } => (moves, Some(answer), None),
-            Decision::Opened(answer) => {
+            Ok(Decision::Data { packet, moves }) => (moves, None, Some(packet)),
+            Ok(Decision::Ping { answer, moves }) => (moves, Some(answer), None),
+            Ok(Decision::Opened(answer)) => {
                 link.opened(self.datagrams.from, now);
                 (true, Some(answer), None)
             }
-            Decision::Answer(answer) => {
-                self.answer(answer.as_ref(), now);
+            Ok(Decision::Answer(answer)) => {
+                self.answer(&answer, now);
                 return None;
             }
-            Decision::Drop(reason) => {
+            Err(reason) => {
                 client.received.count.dropped += 1;
                 link.discard(reason, self.datagrams.from, now);
                 return None;
@@ -58,7 +58,7 @@ impl Server {
         if let Some(answer) = answer
             && client.is_answer_due(now)
         {
-            self.answer(answer.as_ref(), now);
+            self.answer(&answer, now);
             self.erase_later(now);
         }
         let packet = packet?;
@@ -80,25 +80,25 @@ impl Server {
             .get_or_insert_with(id, || Link::new(secret, id, own, now));
         let may_open = now >= self.next_tun && !self.losses.hold_back(id, now);
         let datagram = &mut self.datagrams.data[at];
-        let decision =
-            link.keyed
-                .on_datagram(datagram, now, &mut || may_open, &mut sys::try_random);
+        let decision = link
+            .keyed
+            .on_datagram(datagram, now, may_open, &mut sys::try_random);
         match decision {
-            Decision::Opened(answer) => {
+            Ok(Decision::Opened(answer)) => {
                 link.opened(self.datagrams.from, now);
                 let link = self.waiting.take(id);
                 if self.make_client(id, link, now).is_some() {
-                    self.answer(answer.as_ref(), now);
+                    self.answer(&answer, now);
                     self.erase_later(now);
                 }
             }
-            Decision::Answer(answer) => self.answer(answer.as_ref(), now),
-            Decision::Drop(reason) => {
+            Ok(Decision::Answer(answer)) => self.answer(&answer, now),
+            Err(reason) => {
                 self.discards.keyed += 1;
                 link.discard(reason, self.datagrams.from, now);
             }
             // There is no session without a device.
-            Decision::Data { .. } | Decision::Ping { .. } => {}
+            Ok(Decision::Data { .. } | Decision::Ping { .. }) => {}
         }
     }
 
@@ -133,8 +133,7 @@ impl Server {
         let links = self.clients.iter().filter_map(|(_, c)| c.link.as_mut());
         let mut left = false;
         for link in links {
-            link.keyed.erase(now);
-            left |= link.keyed.next_erase().is_some();
+            left |= link.keyed.erase(now);
         }
         self.next_erase = left.then_some(now + ERASE_INTERVAL);
     }
