@@ -74,13 +74,10 @@ pub(super) fn is_hash(key: &Key, bytes: &[u8], tag: &[u8]) -> bool {
     keyed(key, &[bytes]).verify_truncated_left(tag).is_ok()
 }
 
-/// A fresh private key and its public one. `None` while there are no random numbers.
-pub(super) fn key_pair(random: Random<'_>) -> Option<(Key, Public)> {
+/// A fresh private key, behind its public one. `None` while there are no random numbers.
+pub(super) fn key_pair(random: Random<'_>) -> Option<(Public, Key)> {
     let mut private = Key::new([0; KEY_LEN]);
-    random(private.bytes_mut()).then(|| {
-        let public = public(&private);
-        (private, public)
-    })
+    random(private.bytes_mut()).then(|| (public(&private), private))
 }
 
 /// The public key of a private one.

@@ -102,7 +102,7 @@ struct Session {
 impl Attempt {
     /// With a fresh key. `None` without random numbers.
     fn new(random: Random<'_>) -> Option<Self> {
-        let (private, ec) = key_pair(random)?;
+        let (ec, private) = key_pair(random)?;
         Some(Self {
             private: Some(private),
             ec,

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use super::Id;
 use super::cipher::{Key, Public, agree, hash};
-use super::secret::{Secret, Word};
-use super::session::{Name, Opener, Sealer};
+use super::secret::Secret;
+use super::session::SessionKey;
 
 /// What a client and a server share before any session.
 pub(super) struct Pair {
@@ -16,13 +16,6 @@ pub(super) struct Pair {
     pub(super) open: Key,
     /// The tag key of CHAL.
     pub(super) challenge: Key,
-}
-
-/// What the keys of a session come from, each by its label.
-pub(super) struct SessionKey {
-    word: Word,
-    key: Key,
-    pub(super) name: Name,
 }
 
 impl Pair {
@@ -53,22 +46,6 @@ impl Pair {
             key,
             name: [a, b, c | 1],
         })
-    }
-}
-
-impl SessionKey {
-    /// What makes this sender's packets of this type.
-    pub(super) fn sealer(&self, label: &str, sender: Id, kind: u8) -> Sealer {
-        Sealer::new(self.word, self.key(label), sender, kind, self.name)
-    }
-
-    /// What opens them at the other end.
-    pub(super) fn opener<const WORDS: usize>(&self, label: &str) -> Opener<WORDS> {
-        Opener::new(self.word, self.key(label), self.name)
-    }
-
-    pub(super) fn key(&self, label: &str) -> Key {
-        hash(&self.key, &[label.as_bytes()])
     }
 }
 

@@ -45,7 +45,7 @@ pub enum Decision {
 pub struct Server {
     pair: Pair,
     /// A key pair that waits for the client to use it, once.
-    challenge: Option<(Key, Public)>,
+    challenge: Option<(Public, Key)>,
     session: Option<Session>,
     previous: Option<Box<Receiver>>,
     /// When a challenge was used up last.
@@ -135,20 +135,28 @@ impl Server {
         may_open: bool,
         random: Random<'_>,
     ) -> Result<Decision> {
-        match Message::of(datagram)? {
-            Message::Packet(header) => self.on_packet(header, datagram, now, random),
-            Message::Open(bytes) => self.on_open(bytes, now, may_open, random),
-            Message::Challenge(_) => Err(Discard::Malformed),
+        let header = match Message::of(datagram)? {
+            Message::Packet(header) => header,
+            Message::Open(bytes) => return self.on_open(bytes, now, may_open, random),
+            Message::Challenge(_) => return Err(Discard::Malformed),
+        };
+        let Some(opened) = self.open(header, datagram, now) else {
+            return self.nudge(datagram, now, random);
+        };
+        let moves = opened?;
+        if header.is_ping {
+            let answer = self.sealer(now).and_then(Sealer::empty);
+            let answer = answer.ok_or(Discard::NoSession)?;
+            return Ok(Decision::Ping { answer, moves });
         }
+        let packet = session::payload(datagram)?.ok_or(Discard::NotIp)?;
+        Ok(Decision::Data { packet, moves })
     }
 
-    fn on_packet(
-        &mut self,
-        header: Header,
-        datagram: &mut [u8],
-        now: Instant,
-        random: Random<'_>,
-    ) -> Result<Decision> {
+    /// Opens a DATA or PING. Returns whether its source is the client's address; `None` if it is of
+    /// no session.
+    #[inline]
+    fn open(&mut self, header: Header, datagram: &mut [u8], now: Instant) -> Option<Result<bool>> {
         // Two sessions have the same name once in millions: then either may be meant.
         let mut opened = None;
         if let Some(session) = &mut self.session
@@ -163,16 +171,7 @@ impl Server {
             // Whoever is heard under it may have moved since.
             opened = Some(previous.open(header, datagram).map(|_| false));
         }
-        let Some(moves) = opened.transpose()? else {
-            return self.nudge(datagram, now, random);
-        };
-        if header.is_ping {
-            let answer = self.sealer(now).and_then(Sealer::empty);
-            let answer = answer.ok_or(Discard::NoSession)?;
-            return Ok(Decision::Ping { answer, moves });
-        }
-        let packet = session::payload(datagram)?.ok_or(Discard::NotIp)?;
-        Ok(Decision::Data { packet, moves })
+        opened
     }
 
     #[cold]
@@ -196,7 +195,7 @@ impl Server {
             let empty = session.down.empty().ok_or(Discard::NoSession)?;
             return Ok(Decision::Answer(empty));
         }
-        if self.challenge.as_ref().is_none_or(|(_, es)| *es != open.es) {
+        if self.challenge.as_ref().is_none_or(|(es, _)| *es != open.es) {
             return self.challenge(open.number, open.ec, random);
         }
         if is_recent(self.opened, now) || !may_open {
@@ -208,7 +207,7 @@ impl Server {
 
     fn open_session(&mut self, open: &Content, now: Instant) -> Result<Decision> {
         // Used up by whatever follows.
-        let (private, es) = self.challenge.take().ok_or(Discard::Stray)?;
+        let (es, private) = self.challenge.take().ok_or(Discard::Stray)?;
         let key = self.pair.session(&private, &open.ec, (&open.ec, &es));
         let key = key.ok_or(Discard::WeakKey)?;
         let mut down = key.sealer("down", self.pair.server, DATA);
@@ -256,7 +255,7 @@ impl Server {
         if self.challenge.is_none() {
             self.challenge = key_pair(random);
         }
-        let (_, es) = self.challenge.as_ref().ok_or(Discard::NoRandom)?;
+        let (es, _) = self.challenge.as_ref().ok_or(Discard::NoRandom)?;
         let content = Content {
             number,
             ec: echo,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Id;
-use super::cipher::{self, Key, TAG_LEN};
+use super::cipher::{self, Key, TAG_LEN, hash};
 use super::discard::{Discard, Result};
 use super::handshake::{CHALLENGE, Handshake, OPEN};
 use super::secret::Word;
@@ -76,6 +76,43 @@ fn not_keyed(datagram: &[u8]) -> Discard {
     }
 }
 
+/// What the keys of a session come from, each by its label.
+pub(super) struct SessionKey {
+    pub(super) word: Word,
+    pub(super) key: Key,
+    pub(super) name: Name,
+}
+
+impl SessionKey {
+    /// What makes this sender's packets of this type.
+    pub(super) fn sealer(&self, label: &str, sender: Id, kind: u8) -> Sealer {
+        let mut start = [0; 12];
+        start[..8].copy_from_slice(&sender);
+        start[8] = kind;
+        start[9..].copy_from_slice(&self.name);
+        Sealer {
+            word: self.word,
+            key: self.key(label),
+            counter: 0,
+            start,
+        }
+    }
+
+    /// What opens them at the other end.
+    pub(super) fn opener<const WORDS: usize>(&self, label: &str) -> Opener<WORDS> {
+        Opener {
+            word: self.word,
+            key: self.key(label),
+            name: self.name,
+            window: Window::new(),
+        }
+    }
+
+    pub(super) fn key(&self, label: &str) -> Key {
+        hash(&self.key, &[label.as_bytes()])
+    }
+}
+
 /// The sending half of a session: one key, one counter. It is moved to where it is used, a child
 /// for instance; what is left behind is overwritten.
 pub struct Sealer {
@@ -88,19 +125,6 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    pub(super) fn new(word: Word, key: Key, sender: Id, kind: u8, name: Name) -> Self {
-        let mut start = [0; 12];
-        start[..8].copy_from_slice(&sender);
-        start[8] = kind;
-        start[9..].copy_from_slice(&name);
-        Self {
-            word,
-            key,
-            counter: 0,
-            start,
-        }
-    }
-
     /// Makes the datagram of a packet that lies in `slot` behind room for [`HEADER_LEN`] bytes and
     /// before room for [`TAG_LEN`], and writes header and tag there. False, with the slot of no
     /// more use, if there is no counter left, or no room: nothing may be sent then.
@@ -162,15 +186,6 @@ pub(super) struct Opener<const WORDS: usize> {
 }
 
 impl<const WORDS: usize> Opener<WORDS> {
-    pub(super) fn new(word: Word, key: Key, name: Name) -> Self {
-        Self {
-            word,
-            key,
-            name,
-            window: Window::new(),
-        }
-    }
-
     /// Checks the datagram of this header and decrypts its payload in place. Returns whether its
     /// counter is the highest so far. What is refused stays as it is.
     #[inline]
@@ -196,8 +211,20 @@ mod tests {
     use super::super::window::WIDE;
     use super::*;
 
+    fn session(word: Word) -> SessionKey {
+        SessionKey {
+            word,
+            key: Key::new([7; 32]),
+            name: [2, 3, 5],
+        }
+    }
+
     fn sealer(word: Word) -> Sealer {
-        Sealer::new(word, Key::new([7; 32]), [1; 8], DATA, [2, 3, 5])
+        session(word).sealer("data", [1; 8], DATA)
+    }
+
+    fn opener(word: Word) -> Opener<WIDE> {
+        session(word).opener("data")
     }
 
     fn header(counter: u32) -> Header {
@@ -211,10 +238,7 @@ mod tests {
     #[test]
     fn sealed_and_opened() {
         for word in WORDS {
-            let (mut sealer, mut opener) = (
-                sealer(word),
-                Opener::<WIDE>::new(word, Key::new([7; 32]), [2, 3, 5]),
-            );
+            let (mut sealer, mut opener) = (sealer(word), opener(word));
             for len in (0..200).chain(1400..1500) {
                 let packet: Vec<u8> = (0..=255).map(|n| 0x45 ^ n).cycle().take(len).collect();
                 let mut data = slot(&packet);
@@ -239,7 +263,7 @@ mod tests {
     #[test]
     fn every_bit() {
         for word in WORDS {
-            let mut opener = Opener::<WIDE>::new(word, Key::new([7; 32]), [2, 3, 5]);
+            let mut opener = opener(word);
             let mut data = slot(&packet());
             assert!(sealer(word).seal(&mut data));
             for bit in 0..8 * data.len() {

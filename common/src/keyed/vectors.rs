@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::HEADER_LEN;
 use super::cipher::{Key, hash, public};
 use super::client::{self, Client, Due};
 use super::derivation::Pair;
 use super::secret::Word;
 use super::server::{self, Server};
-use super::session::{DATA, PING, Sealer};
 use super::testing::{CLIENT, SERVER, WORDS, all, packet, seal, secret, slot};
-use super::{HEADER_LEN, OVERHEAD};
 
 const TEXT: &str = include_str!("../../../tests/vectors/keyed.txt");
 
@@ -129,26 +128,6 @@ fn messages() {
         let later = now + Duration::from_secs(1);
         let open = client.on_datagram(&mut answer, later, &mut all(EC));
         assert!(matches!(open, Ok(client::Decision::Open(_))));
-    }
-}
-
-/// The sealer by itself, from the keys.
-#[test]
-fn sealers() {
-    for word in WORDS {
-        let vectors = Vectors(word);
-        let name = vectors.get("name").try_into().expect("3 bytes");
-        for (sender, kind, key, packet, wanted) in [
-            (SERVER, DATA, "down", vec![], "DATA-server-1"),
-            (CLIENT, PING, "ping", vec![], "PING-1"),
-            (CLIENT, DATA, "data", packet(), "DATA-client-1"),
-        ] {
-            let key = Key::new(vectors.get(key).try_into().expect("32 bytes"));
-            let mut data = slot(&packet);
-            assert!(Sealer::new(word, key, sender, kind, name).seal(&mut data));
-            assert_eq!(data, vectors.get(wanted));
-            assert_eq!(data.len(), packet.len() + OVERHEAD);
-        }
     }
 }
 
