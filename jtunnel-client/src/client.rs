@@ -1,6 +1,6 @@
 //! The parent process: what it holds, and its loop. The packet path is in `receive`; `endpoint`,
 //! `child` and `device` keep what may change: the server's address, the sender, the tun; `session` is
-//! the link to keyed servers, `report` what SIGUSR1 asks for.
+//! the link to keyed servers, `signals` what signals ask for, `report` what SIGUSR1 does.
 
 mod child;
 mod device;
@@ -8,21 +8,20 @@ mod endpoint;
 mod receive;
 mod report;
 mod session;
+mod signals;
 
 use std::ffi::OsString;
-use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::backoff::Restart;
 use common::datapath::alone::Alone;
 use common::datapath::inbound::Inbound;
 use common::datapath::outbound::Outbound;
-use common::datapath::tally::{Count, Tally, Totals};
+use common::datapath::tally::{Count, Tally};
 use common::datapath::trouble::TroubleLog;
-use common::hook::{self, Hook};
+use common::hook::Hook;
 use common::io::datagrams::Datagrams;
 use common::io::socket::{Bind, Socket, would_block};
 use common::io::target::Target;
@@ -36,11 +35,10 @@ use common::report::throttle::Throttle;
 use common::startup::identity;
 use common::startup::options::{Action, Common};
 use common::startup::program::Program;
-use common::sys::{self, Wake};
+use common::sys;
 use common::wire::id::PeerId;
 use common::wire::packet::MAX_DATAGRAM;
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
 use self::report::State;
@@ -50,17 +48,6 @@ use crate::keepalive::Keepalive;
 use crate::options::{self, Config};
 use crate::resolver::Resolver;
 use crate::timeout::ReceiveTimeout;
-
-/// How long PROG may clean up when the program ends.
-const LAST_CLEAN_UP: Duration = Duration::from_secs(1);
-
-const SIGNALS: [Signal; 5] = [
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGCHLD,
-];
 
 /// The client: one socket, one tun device, one child that sends.
 pub(crate) struct Client {
@@ -193,7 +180,7 @@ impl Program for Client {
             offload: options.offload,
         };
         let tun = Tun::open(tun_mode)?;
-        catch_signals(&socket).context(|| "catch signals".into())?;
+        signals::catch_signals(&socket).context(|| "catch signals".into())?;
         // No identifier depends on it but with -A: a start does not fail for it.
         let counter = sys::random_at_once().map_or(0, u32::from_ne_bytes);
         let state_file = options.state_file.clone();
@@ -371,97 +358,4 @@ impl Client {
             self.log_search(now);
         }
     }
-
-    /// Returns the signal that ends the program, if that is what came.
-    fn on_signals(&mut self, now: Instant) -> Option<Signal> {
-        let signals = sys::take_signals();
-        if signals.contains(Signal::SIGCHLD) {
-            self.reap(now);
-        }
-        if signals.contains(Signal::SIGHUP) {
-            if !self.config.accept_any {
-                self.authorized.reload(now);
-                self.choose_servers(now);
-                let count = self.authorized.count();
-                log::info(format_args!("authorised servers: {count}"));
-            }
-            self.resolver.start_anew(now);
-            // Who sends HUP has news of the network.
-            self.keepalive.hurry(now);
-        }
-        if signals.contains(Signal::SIGUSR1) {
-            self.report(now);
-        }
-        [Signal::SIGTERM, Signal::SIGINT]
-            .into_iter()
-            .find(|&s| signals.contains(s))
-    }
-
-    fn reap(&mut self, now: Instant) {
-        while let Some((pid, status)) = sys::reap() {
-            let ending = hook::describe(status);
-            if self.sender.take_if(|sender| *sender == pid).is_some() {
-                self.sender_lost(&ending, now);
-            } else if let Some(answer) = self.resolver.ended(pid) {
-                self.on_answer(answer, now);
-            } else if self.prog.take_if(|prog| *prog == pid).is_some() {
-                self.hook.hear_last(now);
-                self.prog_status = Some(status);
-                if self.rebuild.is_some() {
-                    // It has cleaned up: the new device waits for its turn only.
-                    self.rebuild = self.rebuilds.last();
-                } else if !status.success() {
-                    let prog = self.hook.program().display();
-                    log::warning(format_args!("{prog} {ending}"));
-                }
-            }
-        }
-    }
-
-    /// Gives a PROG that still runs a moment to clean up while the device is there.
-    fn stop(&mut self, signal: Signal, now: Instant) {
-        self.stop_sender();
-        let signal = &signal.as_str()[3..];
-        let seconds = now.saturating_duration_since(self.started).as_secs();
-        let totals = Totals {
-            received: self.received.count,
-            sent: self.sent,
-        };
-        log::info(format_args!(
-            "stopping: signal {signal}, {totals} in {seconds} s"
-        ));
-        self.resolver.stop();
-        let Some(prog) = self.prog else {
-            return;
-        };
-        // Once its device was gone it was told, and a second signal would end what it does.
-        if self.rebuild.is_none() {
-            hook::terminate(prog);
-        }
-        let end = now + LAST_CLEAN_UP;
-        let mut now = now;
-        while now < end && self.prog.is_some() {
-            let _ = self
-                .socket
-                .set_receive_timeout(end.saturating_duration_since(now));
-            if !sys::signals_pending() {
-                let _ = self.socket.receive(&mut self.datagrams);
-            }
-            if sys::take_signals().contains(Signal::SIGCHLD) {
-                while let Some((pid, _)) = sys::reap() {
-                    self.prog.take_if(|prog| *prog == pid);
-                }
-                self.hook.hear_last(now);
-            }
-            now = Instant::now();
-        }
-    }
-}
-
-/// Signals are caught, neither blocked nor ignored: PROG would inherit either.
-fn catch_signals(socket: &Socket) -> io::Result<()> {
-    sys::wake_by(Wake::Receive(socket.as_fd()));
-    sys::catch_signals(&SIGNALS)?;
-    SigSet::empty().thread_set_mask()?;
-    Ok(())
 }
