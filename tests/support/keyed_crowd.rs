@@ -65,7 +65,7 @@ impl KeyedCrowd {
     #[track_caller]
     pub fn knock(&mut self) -> Duration {
         let since = Instant::now();
-        self.members.iter_mut().for_each(|m| m.is_answered = false);
+        self.members.iter_mut().for_each(Member::begin);
         let (mut left, mut turn) = (self.members.len(), since);
         let mut events = [EpollEvent::empty(); 64];
         while left > 0 {
@@ -97,6 +97,12 @@ impl Member {
     fn send(&self, datagram: &[u8]) {
         // Before the server is there the port is unreachable.
         let _ = self.socket.send(datagram);
+    }
+
+    /// What was answered twice the last time is no answer to what is said now.
+    fn begin(&mut self) {
+        while self.socket.recv(&mut [0; 256]).is_ok() {}
+        self.is_answered = false;
     }
 
     fn talk(&mut self) {
