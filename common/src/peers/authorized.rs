@@ -390,8 +390,8 @@ impl fmt::Display for Refusal {
             Self::NotKeyed => f.write_str("has no key, and -K asks for one"),
             Self::Weaker(word) => write!(
                 f,
-                "protects less than before, which was {word}: remove it and send HUP first, or \
-                 start anew"
+                "protects less than before, which was {word}, and is not believed: see Keys in \
+                 jtunnel(7)"
             ),
             Self::NotRegular => f.write_str("is not a regular file"),
             Self::TooLarge => write!(f, "is larger than {MAX_CONTENT} bytes"),
