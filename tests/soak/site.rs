@@ -20,7 +20,7 @@ const GROWTH: u64 = 256;
 const DATE: &str = "2001-02-03 04:05:06";
 
 /// What a line of the log may say. Anything else is worth a look.
-const EXPECTED: [&str; 23] = [
+const EXPECTED: [&str; 27] = [
     "started: ",
     "stopping: signal ",
     " admitted from ",
@@ -44,6 +44,10 @@ const EXPECTED: [&str; 23] = [
     "not authorised",
     "device tun",
     "resolved",
+    ": PLAIN",
+    "seal, check value ",
+    " session up",
+    " sessions within a minute",
 ];
 
 /// The part of a test that is under attack.
@@ -101,13 +105,19 @@ impl Site {
         let under = [&support::clock::SETTABLE[..], &[&clock]].concat();
         let hosts = std::iter::once(&lab.server).chain(&lab.clients);
         let loggers = hosts.map(|host| Some(Syslog::start(host))).collect();
-        let server = Server::new(&lab.server, 1..=CLIENTS)
+        // One of the links is plain, the others are sealed.
+        let server = Server::new(&lab.server, [1])
+            .keyed("seal", 2..=CLIENTS)
             .with(|launch| launch.under(&under))
             .start();
         let clients: Vec<Client> = (1..)
             .zip(&lab.clients)
             .map(|(number, host)| {
                 let client = Client::new(host, number).with(|launch| launch.under(&under));
+                let client = match number {
+                    1 => client,
+                    _ => client.keyed("seal"),
+                };
                 client.options(&["-k", "1"]).start()
             })
             .collect();
