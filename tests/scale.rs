@@ -79,6 +79,36 @@ fn a_thousand_keyed_ones_come_back_together() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_thousand_sealed_come_back_together() {
+    let lab = Lab::direct();
+    let mut server = Server::new(&lab.server, [])
+        .keyed("seal", 1..=CLIENTS)
+        .start();
+    let mut crowd = KeyedCrowd::new(lab.client(), "seal", 1..=CLIENTS, server_address());
+    let first = crowd.knock();
+    server.wait_progs(CLIENTS);
+    server.process().stop();
+
+    let since = Instant::now();
+    server.restart();
+    crowd.knock();
+    let answered = since.elapsed();
+    server.wait_progs(CLIENTS);
+    let all = since.elapsed();
+    println!(
+        "recovery: {CLIENTS} sealed clients: first {first:.1?}, all with sessions again \
+         {answered:.1?}, all PROGs done {all:.1?}"
+    );
+    assert!(all < Duration::from_secs(60), "{all:?}");
+    server.lines.exactly(" admitted ", CLIENTS.into());
+    server.lines.exactly("unable to", 0);
+    server.lines.exactly("dropped a", 0);
+    server.lines.assert_discreet();
+    server.process().stop();
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_prog_that_takes_a_second_keeps_nobody_out() {
     let lab = Lab::direct();
     let mut server = Server::new(&lab.server, 1..=CLIENTS);

@@ -3,8 +3,8 @@
 //!
 //! usage: boot ARCHITECTURE...
 //!
-//! arm64, mipsel and mips are clients of a jtunneld on this machine; amd64 is the server of a
-//! client on this machine. With icount an arm64 machine counts what its client's packets cost.
+//! arm64, mipsel and mips are clients of a jtunneld on this machine, mipsel on a link that is
+//! sealed; amd64 is the server of a client on this machine. With icount an arm64 machine counts what its client's packets cost.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::config::SERVER_ID;
+use support::config::{SERVER_ID, key_line};
 use support::host::Host;
 use support::traffic::{Noise, wait_ping};
 use support::tree::{example, target};
@@ -43,12 +43,12 @@ fn main() {
     for architecture in std::env::args().skip(1) {
         let begin = Instant::now();
         match architecture.as_str() {
-            "mipsel" => client(&MIPSEL),
+            "mipsel" => client(&MIPSEL, Some("seal")),
             "mips" => {
-                client(&MIPS);
+                client(&MIPS, None);
                 units(&MIPS, "mips-unknown-linux-musl");
             }
-            "arm64" => client(&ARM64),
+            "arm64" => client(&ARM64, None),
             "amd64" => server(&AMD64),
             "icount" => icount::measure(),
             other => panic!("no machine for {other}"),
@@ -58,19 +58,21 @@ fn main() {
     }
 }
 
-/// A router that is a client: up from /etc/rc.local, a file each way, a change of address.
-fn client(machine: &Machine) {
+/// A router that is a client: up from /etc/rc.local, a file each way, a change of address. Plain, or
+/// protected by a word.
+fn client(machine: &Machine, word: Option<&str>) {
     let name = machine.architecture;
     let host = Host::new("server");
     let server = Server::new(&host, []);
-    server.config.authorise(WORKSHOP);
+    let line = word.map(key_line).unwrap_or_default();
+    server.config.key(WORKSHOP, &line);
     let server = server.start_with(&[example("server-up")]);
 
     let etc = host.path("guest-etc");
     Etc(&etc)
         .network()
         .file("jtunnel/id", &format!("{WORKSHOP}\n"))
-        .file(&format!("jtunnel/servers/{SERVER_ID}"), "")
+        .file(&format!("jtunnel/servers/{SERVER_ID}"), &line)
         .example("client-up", "jtunnel/client-up")
         .example("rc.local.client", "rc.local");
     let mut guest = Guest::boot(&host, machine, &etc, &[]);
@@ -112,6 +114,11 @@ fn client(machine: &Machine) {
     assert!(!log.contains("one by one"), "segments were refused");
 
     end(&mut guest, "jtunnel-client");
+    if let Some(word) = word {
+        let said = format!(", {word}, check value ");
+        server.lines.wait(&said);
+        assert!(log.contains(&format!("{word} session up")), "no session");
+    }
     server.lines.assert_discreet();
 }
 

@@ -1,6 +1,7 @@
 //! Many clients of keyed links that only keep alive. They hold the client's side of the protocol,
 //! and each has a socket of its own.
 
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, UdpSocket};
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -65,7 +66,7 @@ impl KeyedCrowd {
     #[track_caller]
     pub fn knock(&mut self) -> Duration {
         let since = Instant::now();
-        self.members.iter_mut().for_each(Member::begin);
+        self.members.iter_mut().for_each(Member::forget);
         let (mut left, mut turn) = (self.members.len(), since);
         let mut events = [EpollEvent::empty(); 64];
         while left > 0 {
@@ -94,15 +95,16 @@ impl KeyedCrowd {
 }
 
 impl Member {
+    /// What has come so far is not an answer to what is asked from now on.
+    fn forget(&mut self) {
+        let is_over = |error: io::Error| error.kind() == ErrorKind::WouldBlock;
+        while !self.socket.recv(&mut [0; 256]).is_err_and(is_over) {}
+        self.is_answered = false;
+    }
+
     fn send(&self, datagram: &[u8]) {
         // Before the server is there the port is unreachable.
         let _ = self.socket.send(datagram);
-    }
-
-    /// What was answered twice the last time is no answer to what is said now.
-    fn begin(&mut self) {
-        while self.socket.recv(&mut [0; 256]).is_ok() {}
-        self.is_answered = false;
     }
 
     fn talk(&mut self) {
