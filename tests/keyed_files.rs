@@ -6,6 +6,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use support::config::{SERVER_ID, client_id, shown};
 use support::keyed::{KEY, OTHER, WORDS, client, line, server};
 use support::lab::{Lab, SERVER4};
@@ -555,7 +556,7 @@ fn keys_only() {
     std::thread::sleep(Duration::from_millis(2500));
     assert_eq!(left(&sniffer), []);
     mute.config.key(SERVER_ID, &line("sign", KEY));
-    mute.signal(nix::sys::signal::Signal::SIGHUP);
+    mute.signal(Signal::SIGHUP);
     mute.wait_up();
     for words in [&["-A", "-K"][..], &["-A"]] {
         let launch = client(lab.client(), 3, &line("seal", KEY), "1");
@@ -598,7 +599,39 @@ fn a_key_file_made_under_plain_traffic() {
     newcomer.config.revoke(SERVER_ID);
     let newcomer = newcomer.start();
     newcomer.config.key(SERVER_ID, &line("seal", KEY));
-    newcomer.signal(nix::sys::signal::Signal::SIGHUP);
+    newcomer.signal(Signal::SIGHUP);
     newcomer.wait_up();
     newcomer.lines.wait("seal session up");
+}
+
+/// A client whose only file is not understood sends nothing at all: neither keepalives nor what comes
+/// out of its device, from its start or from HUP on. Once the file is good it speaks again.
+#[test]
+#[ignore = "needs root"]
+fn without_a_file_that_is_understood_nothing_leaves() {
+    let lab = Lab::direct();
+    let _server = Server::new(&lab.server, [1]).start();
+    for at_start in [true, false] {
+        let client = Client::new(lab.client(), 1).options(&["-k", "1"]);
+        let file = client.config.peer(SERVER_ID);
+        if at_start {
+            fs::write(&file, "sea").unwrap();
+        }
+        let client = client.start();
+        if !at_start {
+            client.wait_up();
+            fs::write(&file, "sea").unwrap();
+            client.signal(Signal::SIGHUP);
+        }
+        client.lines.wait("nothing is sent: no file in ");
+        let sniffer = Sniffer::new(&lab.server, "eth0");
+        for _ in 0..5 {
+            assert!(!ping_works(lab.client(), INNER.server4()));
+        }
+        let seen = left(&sniffer);
+        assert!(seen.is_empty(), "{at_start}: {seen:?}");
+        fs::write(&file, "").unwrap();
+        client.reload();
+        client.wait_up();
+    }
 }

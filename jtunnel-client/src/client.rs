@@ -71,6 +71,8 @@ pub(crate) struct Client {
     sealer: Option<Sealer>,
     /// A file with a key was found in passing.
     choose: bool,
+    /// While no file can be used: when to look for new ones.
+    next_look: Option<Instant>,
     /// With `-A`: the one that has answered.
     trusted: Option<PeerId>,
     hook: Hook,
@@ -199,6 +201,7 @@ impl Program for Client {
             word: None,
             sealer: None,
             choose: false,
+            next_look: None,
             trusted: None,
             hook,
             prog: None,
@@ -314,6 +317,7 @@ impl Client {
             self.state_due(),
             self.rebuild,
             self.session_deadline(now),
+            self.next_look,
         ]
         .into_iter()
         .flatten()
@@ -323,6 +327,8 @@ impl Client {
     fn on_deadlines(&mut self, now: Instant) {
         if std::mem::take(&mut self.choose) {
             self.choose_servers(now);
+        } else if self.next_look.is_some_and(|at| now >= at) {
+            self.look_again(now);
         }
         if self.rebuild.is_some_and(|at| now >= at) {
             self.rebuild_tun(now);
@@ -342,9 +348,6 @@ impl Client {
         }
         self.on_session_deadline(now);
         if self.server.is_some() && self.keepalive.is_due(now) {
-            if self.is_mute() && self.authorized.look_again(now) {
-                self.choose_servers(now);
-            }
             let was_searching = self.keepalive.is_searching();
             // Who sends nothing hears nothing.
             if self.keepalive.take_silence() && !self.is_mute() {

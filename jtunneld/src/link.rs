@@ -14,6 +14,8 @@ use common::wire::id::PeerId;
 
 /// More sessions than this within a minute are not those of one client.
 const MAX_SESSIONS: u32 = 6;
+/// Answers to the handshakes of one client within a second.
+const MAX_ANSWERS: u32 = 100;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// The link of one client.
@@ -27,6 +29,8 @@ pub(crate) struct Link {
     plain: Throttle,
     forged: Throttle,
     others: Throttle,
+    /// Answers to handshakes and nudges since this time.
+    answers: (u32, Instant),
     /// Sessions since this time.
     sessions: (u32, Instant),
     many: Throttle,
@@ -43,6 +47,7 @@ impl Link {
             plain: Throttle::per_minute(),
             forged: Throttle::per_minute(),
             others: Throttle::per_minute(),
+            answers: (0, now),
             sessions: (0, now),
             many: Throttle::per_minute(),
         }
@@ -65,6 +70,17 @@ impl Link {
             session_age: self.keyed.session_age(now),
             discarded: Some(&self.discarded),
         }
+    }
+
+    /// Whether a handshake that comes now is to be answered. A client sends one or two in a second;
+    /// whoever repeats a recorded one without end must not keep the server from its work.
+    pub(crate) fn is_answer_due(&mut self, now: Instant) -> bool {
+        let (count, since) = &mut self.answers;
+        if now.saturating_duration_since(*since) >= Duration::from_secs(1) {
+            (*count, *since) = (0, now);
+        }
+        *count = count.saturating_add(1);
+        *count <= MAX_ANSWERS
     }
 
     /// A datagram was dropped.

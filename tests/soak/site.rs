@@ -20,7 +20,7 @@ const GROWTH: u64 = 256;
 const DATE: &str = "2001-02-03 04:05:06";
 
 /// What a line of the log may say. Anything else is worth a look.
-const EXPECTED: [&str; 27] = [
+const EXPECTED: [&str; 28] = [
     "started: ",
     "stopping: signal ",
     " admitted from ",
@@ -48,6 +48,7 @@ const EXPECTED: [&str; 27] = [
     "seal, check value ",
     " session up",
     " sessions within a minute",
+    ": replayed",
 ];
 
 /// The part of a test that is under attack.

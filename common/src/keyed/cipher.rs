@@ -21,11 +21,11 @@ pub(super) type Public = [u8; 32];
 
 /// 32 secret bytes. They can neither be copied nor shown, and are overwritten when dropped. What the
 /// stack held of them meanwhile is not.
-pub(super) struct Key([u8; KEY_LEN]);
+pub(super) struct Key(Box<[u8; KEY_LEN]>);
 
 impl Key {
     pub(super) fn new(bytes: [u8; KEY_LEN]) -> Self {
-        Self(bytes)
+        Self(Box::new(bytes))
     }
 
     pub(super) fn bytes(&self) -> &[u8; KEY_LEN] {

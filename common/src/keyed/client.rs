@@ -63,6 +63,9 @@ pub struct Client {
     wanted: bool,
     /// No OPEN is due before.
     next_open: Option<Instant>,
+    /// At how many addresses a server may be, and how many OPENs had no server in particular.
+    addresses: usize,
+    asked: usize,
     /// When the last nudge was answered.
     nudged: Option<Instant>,
     /// So long after the server was heard last it is silent.
@@ -187,6 +190,8 @@ impl Client {
             session: None,
             wanted: true,
             next_open: None,
+            addresses: 1,
+            asked: 0,
             nudged: None,
             // No session lives to see the end of that.
             patience: patience.unwrap_or(LIFE),
@@ -280,7 +285,10 @@ impl Client {
                 .iter_mut()
                 .find(|link| link.pair.server == server),
             None => {
-                self.links.rotate_left(1);
+                if self.asked.is_multiple_of(self.addresses) {
+                    self.links.rotate_left(1);
+                }
+                self.asked = self.asked.wrapping_add(1);
                 self.links.last_mut()
             }
         };
@@ -291,6 +299,12 @@ impl Client {
             link.attempt = Attempt::new(random);
         }
         link.open().map_or(Due::NoRandom, Due::Open)
+    }
+
+    /// A server may be at so many addresses, which the OPENs go to by turns: it is asked at each of
+    /// them before the next server is.
+    pub fn set_addresses(&mut self, count: usize) {
+        self.addresses = count.max(1);
     }
 
     /// The ping for a keepalive that is due. `None` without a session: OPENs stand for it.
@@ -712,6 +726,25 @@ mod tests {
             both.now += SECOND;
         }
         both.connect();
+    }
+
+    /// Servers and addresses take turns at different paces, or some pairs would never meet.
+    #[test]
+    fn each_server_is_asked_at_each_address() {
+        let mut both = Both::new(Word::Seal);
+        let other = ([0x5f; 8], secret_of(Word::Seal, [9; 32]));
+        let servers = vec![other, (SERVER, secret(Word::Seal))];
+        both.client = Client::new(CLIENT, servers, Some(25 * SECOND));
+        both.client.set_addresses(2);
+        let mut asked = Vec::new();
+        for _ in 0..8 {
+            asked.push(both.open()[16..48].to_vec());
+            both.now += SECOND;
+        }
+        let (first, second) = (&asked[0], &asked[2]);
+        assert_ne!(first, second);
+        let expected = [first, first, second, second].repeat(2);
+        assert!(asked.iter().eq(expected));
     }
 
     #[test]

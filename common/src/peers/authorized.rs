@@ -183,7 +183,6 @@ impl Authorized {
 
     /// Returns what the administrator ought to hear.
     fn replace(&mut self, now: Instant) -> Vec<String> {
-        self.refused.clear();
         self.unreadable = Throttle::per_minute();
         self.scan(Scan::Replace, now)
     }
@@ -215,9 +214,9 @@ impl Authorized {
             Scan::Add => self.ids.clone(),
             Scan::Replace => Vec::new(),
         };
-        let mut keyed = match scan {
-            Scan::Add => self.keyed.clone(),
-            Scan::Replace => Vec::new(),
+        let (mut keyed, mut refused) = match scan {
+            Scan::Add => (self.keyed.clone(), self.refused.clone()),
+            Scan::Replace => (Vec::new(), Vec::new()),
         };
         let (mut foreign_names, mut example) = (0, String::new());
         for entry in fs::read_dir(&self.directory)? {
@@ -255,9 +254,9 @@ impl Authorized {
                         ));
                     }
                 }
-                Err(_) if self.refused.contains(&id) => {}
+                Err(_) if refused.contains(&id) => {}
                 Err(refusal) => {
-                    self.refused.push(id);
+                    refused.push(id);
                     findings.push(format!("refused {directory}/{id}: {refusal}"));
                 }
             }
@@ -271,7 +270,7 @@ impl Authorized {
         }
         ids.shrink_to_fit();
         keyed.shrink_to_fit();
-        (self.ids, self.keyed) = (ids, keyed);
+        (self.ids, self.keyed, self.refused) = (ids, keyed, refused);
         Ok(())
     }
 }

@@ -23,6 +23,9 @@ impl Client {
         let (Some(tun), Some(server), None) = (&self.tun, self.server, &self.sender) else {
             return;
         };
+        if self.is_mute() {
+            return;
+        }
         let sealer = self.sealer.take();
         if self.link.is_some() && sealer.is_none() {
             return self.renew_session();

@@ -22,24 +22,19 @@ impl Client {
         let counter = self.keepalive.next_counter();
         let sent = if self.is_mute() {
             Ok(())
-        } else if self.link.is_none() {
-            self.probe(&packet::keepalive(self.id, counter), now)
-        } else if let Some(ping) = self.ping() {
-            self.probe(&ping, now)
+        } else if self.link.is_some() {
+            self.send_ping(now)
         } else {
-            Ok(())
+            self.probe(&packet::keepalive(self.id, counter), now)
         };
         match sent {
             Ok(()) => self.keepalive.sent(now),
             Err(error) if would_block(error) => self.keepalive.held_up(now),
-            Err(_) => self.no_way(now),
-        }
-    }
-
-    /// None of the server's addresses takes anything: if that lasts the name may mean others.
-    pub(super) fn no_way(&mut self, now: Instant) {
-        if self.keepalive.failed(now) {
-            self.resolver.start(now);
+            Err(_) => {
+                if self.keepalive.failed(now) {
+                    self.resolver.start(now);
+                }
+            }
         }
     }
 

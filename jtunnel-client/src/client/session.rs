@@ -3,9 +3,8 @@
 use std::mem::replace;
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use common::io::socket::would_block;
 use common::io::target::Target;
 use common::keyed::client::{Client as Keyed, Decision, Due, Up};
 use common::keyed::discard::Discard;
@@ -20,12 +19,17 @@ use common::wire::id::PeerId;
 
 use super::Client;
 
+/// While no file can be used, how often new ones are looked for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
 /// What is kept of the keyed servers.
 pub(super) struct Link {
     /// The protocol.
     keyed: Keyed,
     /// Whether a session was told of since the files changed.
     told: bool,
+    /// Whether the last OPEN has left.
+    opened: nix::Result<()>,
     /// How often each reason was one to drop a datagram.
     discarded: [u32; Discard::COUNT],
     handshakes: Throttle,
@@ -40,6 +44,7 @@ impl Link {
         Self {
             keyed,
             told: false,
+            opened: Ok(()),
             discarded: [0; Discard::COUNT],
             handshakes: Throttle::per_minute(),
             plain: Throttle::per_minute(),
@@ -94,12 +99,27 @@ impl Client {
             return;
         }
         self.take_strongest(now);
-        if self.is_mute() {
+        let is_mute = self.is_mute();
+        self.next_look = is_mute.then_some(now + LOOK_INTERVAL);
+        if self.link.is_none() && !is_mute && self.sender_start.is_none() {
+            // It may have been mute before.
+            self.start_sender(now);
+        }
+        if is_mute {
+            self.stop_sender();
             let directory = self.config.common.directory.join(Self::PEERS);
             log::warning(format_args!(
                 "nothing is sent: no file in {} can be used",
                 directory.display()
             ));
+        }
+    }
+
+    /// Without a server to speak with nothing comes that would make it look for new files.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        match self.authorized.look_again(now) {
+            true => self.choose_servers(now),
+            false => self.next_look = Some(now + LOOK_INTERVAL),
         }
     }
 
@@ -195,6 +215,7 @@ impl Client {
             let Some(link) = &mut self.link else {
                 return;
             };
+            link.keyed.set_addresses(self.addresses.len());
             match link.keyed.on_deadline(now, &mut sys::try_random) {
                 Due::Nothing => return,
                 Due::Open(open) => self.send_open(&open, now),
@@ -211,19 +232,23 @@ impl Client {
         }
     }
 
-    /// Sends an OPEN. If none of the server's addresses takes it, the name may mean others by now.
     fn send_open(&mut self, open: &[u8], now: Instant) {
-        if self
-            .probe(open, now)
-            .is_err_and(|error| !would_block(error))
-        {
-            self.no_way(now);
+        let sent = self.probe(open, now);
+        if let Some(link) = &mut self.link {
+            link.opened = sent;
         }
     }
 
-    /// The PING that is a keyed link's keepalive; without a session its OPENs stand for it.
-    pub(super) fn ping(&mut self) -> Option<Vec<u8>> {
-        self.link.as_mut()?.keyed.ping()
+    /// Sends the PING that is a keyed link's keepalive. Without a session its OPENs stand for it,
+    /// and what became of the last one.
+    pub(super) fn send_ping(&mut self, now: Instant) -> nix::Result<()> {
+        let Some(link) = &mut self.link else {
+            return Ok(());
+        };
+        match link.keyed.ping() {
+            Some(ping) => self.probe(&ping, now),
+            None => link.opened,
+        }
     }
 
     /// There is to be a new child: the key of the last one is in no other hands, so a new session

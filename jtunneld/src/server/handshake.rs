@@ -42,7 +42,9 @@ impl Server {
                 (true, Some(answer), None)
             }
             Ok(Decision::Answer(answer)) => {
-                self.answer(&answer, now);
+                if link.is_answer_due(now) {
+                    self.answer(&answer, now);
+                }
                 return None;
             }
             Err(reason) => {
@@ -92,7 +94,11 @@ impl Server {
                     self.erase_later(now);
                 }
             }
-            Ok(Decision::Answer(answer)) => self.answer(&answer, now),
+            Ok(Decision::Answer(answer)) => {
+                if link.is_answer_due(now) {
+                    self.answer(&answer, now);
+                }
+            }
             Err(reason) => {
                 self.discards.keyed += 1;
                 link.discard(reason, self.datagrams.from, now);
