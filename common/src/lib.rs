@@ -8,6 +8,8 @@
 //!                              peers: may it come in?   hook: PROG for the new device
 //! ```
 //!
+//! On a keyed link `keyed` signs or seals, and opens, where `wire` stands here.
+//!
 //! Three floors. Who is above imports from below, never the other way round.
 //!
 //! Floor 3: `datapath`, the packet's way.

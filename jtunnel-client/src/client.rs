@@ -1,6 +1,6 @@
 //! The parent process: what it holds, and its loop. The packet path is in `receive`; `endpoint`,
 //! `child` and `device` keep what may change: the server's address, the sender, the tun; `session` is
-//! the link to keyed servers, `signals` what signals ask for, `report` what SIGUSR1 does.
+//! the link to keyed servers, `signals` what signals ask for, and `report` what SIGUSR1 asks for.
 
 mod child;
 mod device;

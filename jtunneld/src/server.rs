@@ -1,5 +1,6 @@
 //! The server: what it holds, and the select() loop. The packet path is in `forward`, the way
-//! in for new clients in `admission`, the way out in `closing`.
+//! in for new clients in `admission`, the way out in `closing`; `handshake` has the datagrams of
+//! keyed links, `reporting` what SIGUSR1 asks for.
 
 mod admission;
 mod closing;

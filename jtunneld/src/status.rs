@@ -1,5 +1,5 @@
-//! The report that SIGUSR1 asks for: one line for each client, paced so that a small syslog
-//! queue loses none of it.
+//! The report as the log has it: one line for each client, paced so that a small syslog queue
+//! loses none of it.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ pub(crate) struct Discards {
 
 /// A report on its way.
 pub(crate) struct Report {
-    /// The same for the file of `-S`, which need not wait for syslogd.
+    /// What goes to the file of `-S`, which need not wait for syslogd.
     pub(crate) state: Option<State>,
     clients: Vec<PeerId>,
     /// 0 is the first line, which is about the server itself.

@@ -10,7 +10,7 @@ const HEADER_LEN: usize = WORD + 8;
 
 /// Room for all messages of one datagram, in bytes: an IPv6 packet info and a segment size
 /// need 64.
-pub(super) const CAPACITY: usize = 64;
+const CAPACITY: usize = 64;
 
 /// A buffer of control messages, aligned as the kernel's structure is.
 #[repr(align(8))]

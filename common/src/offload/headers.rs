@@ -3,9 +3,9 @@
 use crate::offload::checksum::Sum;
 
 /// Length of an IPv4 header without options, in bytes (RFC 791).
-pub(super) const IPV4_LEN: usize = 20;
+const IPV4_LEN: usize = 20;
 /// Length of an IPv6 header, in bytes (RFC 8200).
-pub(super) const IPV6_LEN: usize = 40;
+const IPV6_LEN: usize = 40;
 
 /// Where TCP has its flags, in bytes from the start of its header, and one of them (RFC 9293, 3.1).
 pub(super) const TCP_FLAGS: usize = 13;

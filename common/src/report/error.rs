@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 
 /// Exit code for wrong usage, as in the s6 tools.
-pub(super) const EX_USAGE: u8 = 100;
+const EX_USAGE: u8 = 100;
 /// Exit code for a set-up step that failed.
 pub(crate) const EX_SYSTEM: u8 = 111;
 

@@ -15,9 +15,9 @@ use crate::wire::packet::{HEADER_LEN, MAX_DATAGRAM};
 
 /// The port of a server, j-t-u-n on a telephone.
 pub const DEFAULT_PORT: u16 = 5886;
-/// MTU of the tun devices, in bytes: 1500 - 40 (IPv6) - 8 (UDP) - 8 (header) - 24 (room for a
-/// keyed mode).
-pub(super) const DEFAULT_MTU: u16 = 1420;
+/// MTU of the tun devices, in bytes: 1500 - 40 (IPv6) - 8 (UDP) - 8 (header) - 24 (what a keyed
+/// link adds).
+const DEFAULT_MTU: u16 = 1420;
 const DEFAULT_DIRECTORY: &str = "/etc/jtunnel";
 /// The smallest MTU of IPv4 (RFC 791).
 const MIN_MTU: u16 = 68;

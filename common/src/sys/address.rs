@@ -8,7 +8,7 @@ use libc::{AF_INET, AF_INET6};
 use crate::sys::words;
 
 /// Room for a `sockaddr_in6`, the larger of the two, in bytes.
-pub(crate) const RAW_LEN: usize = 28;
+const RAW_LEN: usize = 28;
 
 /// A `sockaddr_in` or `sockaddr_in6`: family in native byte order, port in network byte order
 /// (`<linux/in.h>`, `<linux/in6.h>`), aligned as those are.

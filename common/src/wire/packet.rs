@@ -9,7 +9,7 @@ pub const HEADER_LEN: usize = PeerId::LEN;
 /// The largest UDP payload there is, in bytes (RFC 768: 16-bit length, less its own 8).
 pub const MAX_DATAGRAM: usize = 65_527;
 /// Length of a keepalive and of its answer, in bytes.
-pub const KEEPALIVE_LEN: usize = HEADER_LEN + 5;
+const KEEPALIVE_LEN: usize = HEADER_LEN + 5;
 
 const KEEPALIVE: u8 = 0x01;
 const ANSWER: u8 = 0x02;

@@ -231,7 +231,7 @@ impl Client {
         self.keepalive.search(now);
     }
 
-    pub(super) fn set_server(&mut self, address: SocketAddr) {
+    fn set_server(&mut self, address: SocketAddr) {
         self.server = Some(self.socket.target(address, None));
     }
 
