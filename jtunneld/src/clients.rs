@@ -14,8 +14,8 @@ use nix::unistd::Pid;
 
 use crate::link::Link;
 
-/// A client that flaps between two addresses is worth a line now and then, not each time.
-const MOVE_INTERVAL: Duration = Duration::from_secs(10);
+/// A client that flaps between two addresses is worth a line in so many seconds, not each time.
+const MOVE_INTERVAL: u32 = 10;
 /// One that is back where it came from within this time does not travel: there are two of them.
 const TURN: Duration = Duration::from_secs(60);
 
@@ -81,7 +81,7 @@ impl Client {
             link,
             prog: Prog::Waiting,
             moves: Throttle::every(MOVE_INTERVAL),
-            turns: Throttle::every(TURN),
+            turns: Throttle::per_minute(),
             former: None,
             answers: (0, now),
             share: (SHARE, now),

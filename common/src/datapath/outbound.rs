@@ -138,7 +138,11 @@ impl Outbound {
                 exit.tally.loops(how);
                 continue;
             }
-            match self.wrap(packet, exit) {
+            let datagram = match exit.wrap {
+                Wrap::Plain => Some(0..packet.end),
+                Wrap::Keyed(_) | Wrap::Shut => self.wrap(packet, exit),
+            };
+            match datagram {
                 Some(datagram) => exit.send(&self.data[datagram]),
                 None => exit.tally.count.dropped += 1,
             }

@@ -42,7 +42,7 @@ pub(super) struct Words {
     /// When the minute began, and the lines that were logged in it.
     minute: Instant,
     logged: u32,
-    held_back: u64,
+    held_back: u32,
 }
 
 impl Words {
@@ -122,7 +122,7 @@ impl Words {
             return self.line.clear();
         }
         if !self.is_room(now) || self.left == 0 {
-            self.held_back += 1;
+            self.held_back = self.held_back.saturating_add(1);
             return self.line.clear();
         }
         self.left -= 1;
@@ -179,7 +179,7 @@ mod tests {
         while words.next.is_some() {
             words.hear(prog, true, start);
         }
-        assert_eq!(words.held_back, count as u64 - u64::from(LINES));
+        assert_eq!(u64::from(words.held_back), count as u64 - u64::from(LINES));
         words.for_prog.write_all(b"later\n").expect("there is room");
         words.hear(prog, true, at(60));
         assert_eq!((words.logged, words.held_back), (1, 0));

@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Ring<Peer> {
     slots: [Slot<Peer>; SLOTS],
-    held_back: u64,
+    held_back: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,7 @@ impl<Peer: Copy + PartialEq> Ring<Peer> {
     /// Asks for an event of this peer at `now`; `None` means that it is held back.
     pub fn pass(&mut self, peer: Peer, now: Instant) -> Option<HeldBack> {
         let Some(slot) = self.slot_for(peer, now) else {
-            self.held_back += 1;
+            self.held_back = self.held_back.saturating_add(1);
             return None;
         };
         self.slots[slot] = Slot {

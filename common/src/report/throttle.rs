@@ -6,24 +6,25 @@ use std::time::{Duration, Instant};
 /// Lets one event pass in each interval and counts the others.
 #[derive(Debug)]
 pub struct Throttle {
-    interval: Duration,
     last: Option<Instant>,
-    held_back: u64,
+    /// In seconds; as small as can be, since each client has several.
+    interval: u32,
+    held_back: u32,
 }
 
 /// How many events were held back before the one that passed; shows as ` (N more since the last
 /// such line)`, or as nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldBack(pub u64);
+pub struct HeldBack(pub u32);
 
 impl Throttle {
     /// For per-packet trouble: one line a minute.
     pub const fn per_minute() -> Self {
-        Self::every(Duration::from_secs(60))
+        Self::every(60)
     }
 
-    /// One event in each interval.
-    pub const fn every(interval: Duration) -> Self {
+    /// One event in so many seconds.
+    pub const fn every(interval: u32) -> Self {
         Self {
             interval,
             last: None,
@@ -33,11 +34,12 @@ impl Throttle {
 
     /// Asks for an event at `now`; `None` means that it is held back.
     pub fn pass(&mut self, now: Instant) -> Option<HeldBack> {
+        let interval = Duration::from_secs(self.interval.into());
         if self
             .last
-            .is_some_and(|last| now.saturating_duration_since(last) < self.interval)
+            .is_some_and(|last| now.saturating_duration_since(last) < interval)
         {
-            self.held_back += 1;
+            self.held_back = self.held_back.saturating_add(1);
             return None;
         }
         self.last = Some(now);
