@@ -35,6 +35,7 @@ pub enum Payload {
 
 impl Payload {
     /// What this payload is.
+    #[inline]
     pub fn of(payload: &[u8]) -> Self {
         match *payload {
             [first, ..] if matches!(first >> 4, 4 | 6) => Self::Packet,
