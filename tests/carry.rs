@@ -456,7 +456,7 @@ fn bound_to_one_address_and_port() {
             .start();
         client.wait_up();
         let line = server.lines.wait("admitted from");
-        assert!(line.contains(&format!("from {seen} on ")), "{line}");
+        assert!(line.contains(&format!("from {seen} as ")), "{line}");
     }
 }
 
