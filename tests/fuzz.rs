@@ -284,7 +284,7 @@ const SERVER: keyed::Id = [0x5e; 8];
 struct Link {
     client: Client,
     server: Server,
-    sealer: Option<Sealer>,
+    sealer: Option<Box<Sealer>>,
     now: Instant,
     said: Vec<Vec<u8>>,
 }

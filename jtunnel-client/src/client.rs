@@ -68,7 +68,7 @@ pub(crate) struct Client {
     /// The strongest word that was ever found, and the least that is spoken.
     word: Option<Word>,
     /// Of the session, for the child that is about to start.
-    sealer: Option<Sealer>,
+    sealer: Option<Box<Sealer>>,
     /// A file with a key was found in passing.
     choose: bool,
     /// While no file can be used: when to look for new ones.

@@ -25,7 +25,7 @@ pub(crate) struct Sender<'a> {
     pub(crate) server: Target,
     pub(crate) outbound: &'a mut Outbound,
     /// For a keyed server: this process alone has the key.
-    pub(crate) sealer: Option<Sealer>,
+    pub(crate) sealer: Option<Box<Sealer>>,
     /// When a sender before this one may have logged: each would begin anew otherwise.
     pub(crate) logged: Option<Instant>,
     /// What those before this one have sent.
@@ -57,7 +57,7 @@ impl Sender<'_> {
             let mut exit = Exit {
                 socket: self.socket,
                 target: &mut target,
-                wrap: sealer.as_mut().map_or(Wrap::Plain, Wrap::Keyed),
+                wrap: sealer.as_deref_mut().map_or(Wrap::Plain, Wrap::Keyed),
                 tally: &mut tally,
             };
             let result = self.outbound.carry(self.tun, &mut exit);

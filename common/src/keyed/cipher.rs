@@ -19,13 +19,13 @@ pub const TAG_LEN: usize = 16;
 /// A public key of X25519.
 pub(super) type Public = [u8; 32];
 
-/// 32 secret bytes. They can neither be copied nor shown, and are overwritten when dropped. What the
-/// stack held of them meanwhile is not.
-pub(super) struct Key(Box<[u8; KEY_LEN]>);
+/// 32 secret bytes. They can neither be copied nor shown, and are overwritten when dropped. What a
+/// move leaves behind is not: what lives long is dropped where it lies, or moved in its box.
+pub(super) struct Key([u8; KEY_LEN]);
 
 impl Key {
     pub(super) fn new(bytes: [u8; KEY_LEN]) -> Self {
-        Self(Box::new(bytes))
+        Self(bytes)
     }
 
     pub(super) fn bytes(&self) -> &[u8; KEY_LEN] {

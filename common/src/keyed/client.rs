@@ -34,7 +34,7 @@ pub enum Decision {
 /// A new session.
 pub struct Up {
     /// For the child. Dropped where the child is not.
-    pub sealer: Sealer,
+    pub sealer: Box<Sealer>,
     /// Tells the server that this is the client's address.
     pub ping: Vec<u8>,
     /// A packet for the tun that came with it, at this range of the datagram.
@@ -58,7 +58,7 @@ pub struct Client {
     id: Id,
     /// The first is the next to be asked for a session.
     links: Vec<Link>,
-    session: Option<Session>,
+    session: Option<Box<Session>>,
     /// A session is wanted, or another one.
     wanted: bool,
     /// No OPEN is due before.
@@ -88,7 +88,7 @@ struct Attempt {
     /// The challenge that is accepted, zero until then.
     es: Public,
     /// The session that it has led to, and what the child will be given.
-    pending: Option<Box<(Session, Sealer)>>,
+    pending: Option<(Box<Session>, Box<Sealer>)>,
 }
 
 /// What the server has used already, or else is pending.
@@ -119,7 +119,7 @@ impl Attempt {
         let private = self.private.as_ref().ok_or(Discard::Stray)?;
         let key = pair.session(private, &es, (&self.ec, &es));
         let key = key.ok_or(Discard::WeakKey)?;
-        let session = Session {
+        let session = Box::new(Session {
             server: pair.server,
             made: now,
             heard: now,
@@ -127,9 +127,9 @@ impl Attempt {
             renewal: RENEWAL - Duration::from_secs((self.ec[0] % SPREAD).into()),
             ping: key.sealer("ping", pair.client, PING),
             down: key.opener("down"),
-        };
-        let sealer = key.sealer("data", pair.client, DATA);
-        self.pending = Some(Box::new((session, sealer)));
+        });
+        let sealer = Box::new(key.sealer("data", pair.client, DATA));
+        self.pending = Some((session, sealer));
         (self.es, self.private) = (es, None);
         Ok(())
     }
@@ -218,7 +218,7 @@ impl Client {
             });
         }
         let is_gone =
-            |session: &mut Session| old.iter().any(|link| link.pair.server == session.server);
+            |session: &mut Box<Session>| old.iter().any(|link| link.pair.server == session.server);
         let lost = self.session.take_if(is_gone).is_some();
         self.wanted |= lost;
         lost
@@ -351,7 +351,7 @@ impl Client {
             let pending = &mut attempt.pending;
             pending.take_if(|pending| pending.0.open(header, datagram).is_ok())
         });
-        let (mut session, sealer) = *pending?;
+        let (mut session, sealer) = pending?;
         for link in &mut self.links {
             link.attempt = None;
         }

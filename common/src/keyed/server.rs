@@ -206,9 +206,10 @@ impl Server {
     }
 
     fn open_session(&mut self, open: &Content, now: Instant) -> Result<Decision> {
+        let (es, private) = self.challenge.as_ref().ok_or(Discard::Stray)?;
+        let (es, key) = (*es, self.pair.session(private, &open.ec, (&open.ec, es)));
         // Used up by whatever follows.
-        let (es, private) = self.challenge.take().ok_or(Discard::Stray)?;
-        let key = self.pair.session(&private, &open.ec, (&open.ec, &es));
+        self.challenge = None;
         let key = key.ok_or(Discard::WeakKey)?;
         let mut down = key.sealer("down", self.pair.server, DATA);
         let empty = down.empty().ok_or(Discard::NoSession)?;
@@ -270,8 +271,9 @@ impl Server {
     /// every minute then.
     pub fn erase(&mut self, now: Instant) -> bool {
         self.previous.take_if(|receiver| now >= receiver.until);
-        self.session
-            .take_if(|session| now >= session.receiver.until);
+        if self.sealer(now).is_none() {
+            self.session = None;
+        }
         self.session.is_some() || self.previous.is_some()
     }
 }

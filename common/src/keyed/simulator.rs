@@ -48,7 +48,7 @@ struct Clock(Instant);
 struct Device {
     clock: Clock,
     client: Client,
-    child: Option<Sealer>,
+    child: Option<Box<Sealer>>,
     address: Address,
     next_ping: Instant,
 }
