@@ -16,9 +16,12 @@ marked='a_default_route_by_a_mark a_mark_keeps_the_tunnel_out_of_the_tunnel
 # strace shows the calls of qemu, among which it cannot find the program's own.
 traced='a_name_of_the_other_family_is_asked_for_now_and_then a_resolver_that_can_not_start_has_a_line
     a_wait_that_fails_has_a_line_and_is_tried_again before_linux_5_9_they_end_here_too
-    hup_and_usr1_during_the_set_up_end_nothing term_and_int_during_the_set_up_are_heeded_after_it'
+    a_signal_at_the_very_end_writes_to_nothing hup_and_usr1_during_the_set_up_end_nothing
+    nothing_is_sent_before_there_are_random_numbers term_and_int_during_the_set_up_are_heeded_after_it'
 # No library can be put before a static file.
-linked=the_clock_is_set_back_and_forward
+linked='a_child_that_ends_sends_what_it_has_read a_session_ends_after_half_an_hour
+    a_session_is_renewed_without_loss no_clock_is_needed the_clock_is_set_back_and_forward
+    what_a_resolver_leaves_behind_holds_nothing_up'
 # It compares with the words of the C library here; musl has others.
 worded=each_reason_for_a_lost_packet_has_a_line
 # qemu has no preadv2: ENOSYS. So what waits in the tun together is not read together.
