@@ -341,10 +341,17 @@ fn a_new_key_is_a_line_that_works() {
         let (clients, servers) = (server.config.peers(), client.config.peers());
         // As the manual says.
         let id = client_id(1);
+        let command = Launch::new(&lab.server, "jtunneld")
+            .options(["-G", word])
+            .command();
+        let words = [command.get_program()]
+            .into_iter()
+            .chain(command.get_args());
+        let words: Vec<&str> = words.map(|word| word.to_str().unwrap()).collect();
         let make = format!(
-            "cd {} && umask 077; {} -G {word} >.new && mv .new {id} && cat {id}",
+            "cd {} && umask 077; {} >.new && mv .new {id} && cat {id}",
             clients.display(),
-            server.launch().command().get_program().display()
+            words.join(" ")
         );
         let line = lab.server.sh(&make);
         assert!(
