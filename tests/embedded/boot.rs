@@ -34,7 +34,7 @@ const WORKSHOP: &str = "1f3a5c7e9b2d4f60";
 const CLIENT: &str = "10.99.0.11";
 const SERVER: &str = "10.99.0.1";
 /// What a process may take when idle, KiB.
-const RESIDENT: u64 = 400;
+const RESIDENT: u64 = 512;
 const ANONYMOUS: u64 = 100;
 /// Of a file that crosses the tunnel.
 const FILE: usize = 2 << 20;
@@ -115,7 +115,7 @@ fn client(machine: &Machine, word: Option<&str>) {
 
     end(&mut guest, "jtunnel-client");
     if let Some(word) = word {
-        let said = format!(", {word}, check value ");
+        let said = format!(" as {word}, check value ");
         server.lines.wait(&said);
         assert!(log.contains(&format!("{word} session up")), "no session");
     }
