@@ -3,9 +3,8 @@
 
 use std::net::IpAddr;
 
-use support::independent::{client, command, server};
+use support::independent::{client, command, ping, server};
 use support::lab::{Lab, SERVER6, server_address};
-use support::process::Process;
 use support::tree;
 
 const KEY: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
@@ -13,14 +12,6 @@ const OTHER: &str = "100102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1
 
 fn line(word: &str, key: &str) -> String {
     format!("{word} {key}")
-}
-
-/// Waits for the reply to an echo request that this end sends to that one.
-fn ping(this: &mut Process, from: &str, to: &str) {
-    let lines = this.lines.clone();
-    lines.wait_next(&format!("echo reply from {to}"), || {
-        this.tell(&format!("ping {from} {to}"));
-    });
 }
 
 #[test]

@@ -8,14 +8,13 @@ use nix::sys::signal::{Signal, kill};
 use support::clock::SETTABLE;
 use support::config::client_id;
 use support::heartbeat::Heartbeat;
-use support::independent;
+use support::independent::{self, ping};
 use support::keyed::{
     Between, Ends, KEY, OTHER, WORDS, assert_no_nonce_twice, client, line, server,
 };
 use support::lab::{Lab, SERVER4, SERVER6, server_address};
 use support::middle::{Fate, Kind, Way};
 use support::proc;
-use support::process::Process;
 use support::sniffer::{Sniffer, udp};
 use support::traffic::{assert_pings, tcp_both_ways, udp_datagrams, wait_ping};
 use support::tunnel::{Client, Inner, Server, client_prog, server_prog};
@@ -123,14 +122,6 @@ fn what_is_seen_on_the_way() {
         let with = addresses.iter().map(|part| shows(part)).sum::<usize>();
         assert_eq!(with, 2 * is_signed, "{word}");
     }
-}
-
-/// Waits for the reply to an echo request that this end sends to that one.
-fn ping(this: &mut Process, from: &str, to: &str) {
-    let lines = this.lines.clone();
-    lines.wait_next(&format!("echo reply from {to}"), || {
-        this.tell(&format!("ping {from} {to}"));
-    });
 }
 
 #[test]

@@ -23,8 +23,8 @@ pub(crate) use self::pages::map_pages;
 pub use self::process::{Fork, exit_child, fork, reap, wait_for};
 pub(crate) use self::process::{close_from, no_lock};
 pub use self::signals::{
-    Signals, Wake, catch_signals, default_signals, ignore_signals, signals_pending, take_signals,
-    wake_by,
+    PROGRAM_SIGNALS, Signals, Wake, catch_signals, default_signals, ignore_signals,
+    signals_pending, take_signals, wake_by,
 };
 pub(crate) use self::tun::{is_up, set_mtu, set_queue_len, tun_attach, tun_name, tun_set_offload};
 

@@ -51,14 +51,6 @@ use crate::losses::Losses;
 use crate::options::{self, Config};
 use crate::status::{Discards, Report};
 
-const SIGNALS: [Signal; 5] = [
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGCHLD,
-];
-
 /// After select() or epoll_wait() failed, the next try.
 const WAIT_RETRY: Duration = Duration::from_millis(10);
 
@@ -279,7 +271,7 @@ impl Server {
     /// Signals are caught, neither blocked nor ignored: PROG would inherit either.
     fn catch_signals(&self) -> io::Result<()> {
         sys::wake_by(Wake::Pipe(self.wake_by.as_fd()));
-        sys::catch_signals(&SIGNALS)?;
+        sys::catch_signals(&sys::PROGRAM_SIGNALS)?;
         if sys::signals_pending() {
             // It came during the set-up.
             write(&self.wake_by, &[0])?;

@@ -46,3 +46,12 @@ fn ends(mut command: Command, number: u16, key: &str, at: (IpAddr, u16)) -> Comm
     command.args([&*address, &port, &client_id(number), SERVER_ID, key]);
     command
 }
+
+/// Waits for the reply to an echo request that this end sends to that one.
+#[track_caller]
+pub fn ping(this: &mut Process, from: &str, to: &str) {
+    let lines = this.lines.clone();
+    lines.wait_next(&format!("echo reply from {to}"), || {
+        this.tell(&format!("ping {from} {to}"));
+    });
+}

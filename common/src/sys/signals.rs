@@ -32,6 +32,15 @@ pub enum Wake<'fd> {
     Nothing,
 }
 
+/// Those that a program that runs is sent, by its administrator and its children.
+pub const PROGRAM_SIGNALS: [Signal; 5] = [
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGCHLD,
+];
+
 /// A set of signals that have come.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Signals(u32);

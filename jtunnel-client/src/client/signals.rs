@@ -16,14 +16,6 @@ use super::Client;
 /// How long PROG may clean up when the program ends.
 const LAST_CLEAN_UP: Duration = Duration::from_secs(1);
 
-const SIGNALS: [Signal; 5] = [
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGCHLD,
-];
-
 impl Client {
     /// Returns the signal that ends the program, if that is what came.
     pub(super) fn on_signals(&mut self, now: Instant) -> Option<Signal> {
@@ -114,7 +106,7 @@ impl Client {
 /// Signals are caught, neither blocked nor ignored: PROG would inherit either.
 pub(super) fn catch_signals(socket: &Socket) -> io::Result<()> {
     sys::wake_by(Wake::Receive(socket.as_fd()));
-    sys::catch_signals(&SIGNALS)?;
+    sys::catch_signals(&sys::PROGRAM_SIGNALS)?;
     SigSet::empty().thread_set_mask()?;
     Ok(())
 }
