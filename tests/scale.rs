@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use support::config::{client_id, key_line};
 use support::crowd::Crowd;
 use support::keyed_crowd::KeyedCrowd;
 use support::lab::{Lab, server_address};
@@ -11,6 +10,26 @@ use support::tunnel::{Server, server_prog};
 use support::wait::{PATIENCE, wait_until};
 
 const CLIENTS: u16 = 1000;
+
+/// Starts the server anew, and waits until all have knocked and have their PROG again.
+#[track_caller]
+fn come_back(server: &mut Server, what: &str, knock: impl FnOnce()) {
+    let since = Instant::now();
+    server.restart();
+    knock();
+    let answered = since.elapsed();
+    server.wait_progs(CLIENTS);
+    let all = since.elapsed();
+    println!(
+        "recovery: {CLIENTS} clients, {what}: all answered {answered:.1?}, all PROGs done {all:.1?}"
+    );
+    // 500 starts a second are allowed, and a busy machine takes its time for each.
+    assert!(all < Duration::from_secs(60), "{all:?}");
+    server.lines.exactly(" admitted ", CLIENTS.into());
+    server.lines.exactly("unable to", 0);
+    server.lines.assert_discreet();
+    server.process().stop();
+}
 
 #[test]
 #[ignore = "needs root"]
@@ -22,89 +41,34 @@ fn a_thousand_come_back_together() {
     server.wait_progs(CLIENTS);
     let since = Instant::now();
     server.process().stop();
-    let stopped = since.elapsed();
+    println!("{CLIENTS} clients: stopped in {:.1?}", since.elapsed());
     assert!(lab.server.tuns().is_empty());
-
-    let since = Instant::now();
-    server.restart();
-    crowd.knock();
-    let answered = since.elapsed();
-    server.wait_progs(CLIENTS);
-    let all = since.elapsed();
-    println!(
-        "recovery: {CLIENTS} clients: server stopped {stopped:.1?}, all answered {answered:.1?}, \
-         all PROGs done {all:.1?}"
-    );
-    // 500 starts a second are allowed, and a busy machine takes its time for each.
-    assert!(all < Duration::from_secs(60), "{all:?}");
-    server.lines.exactly(" admitted ", CLIENTS.into());
-    server.lines.exactly("unable to", 0);
-    server.lines.assert_discreet();
-    server.process().stop();
+    come_back(&mut server, "plain", || {
+        crowd.knock();
+    });
 }
 
-/// Each needs a handshake, and the server a key agreement for each.
+/// Each needs a handshake, and the server a key agreement for each. Each is nudged by its first ping.
 #[test]
 #[ignore = "needs root"]
 fn a_thousand_keyed_ones_come_back_together() {
-    for word in ["sign", "seal"] {
+    for (word, is_killed) in [("sign", true), ("seal", true), ("seal", false)] {
         let lab = Lab::direct();
-        let server = Server::new(&lab.server, []);
-        for number in 1..=CLIENTS {
-            server.config.key(&client_id(number), &key_line(word));
-        }
-        let mut server = server.start();
+        let mut server = Server::new(&lab.server, [])
+            .keyed(word, 1..=CLIENTS)
+            .start();
         let mut crowd = KeyedCrowd::new(lab.client(), word, 1..=CLIENTS, server_address());
         crowd.knock();
         server.wait_progs(CLIENTS);
-        server.process().kill();
-        server.restart();
-        let since = Instant::now();
-        // Each is nudged by its first ping.
-        crowd.knock();
-        let answered = since.elapsed();
-        server.wait_progs(CLIENTS);
-        let all = since.elapsed();
-        println!(
-            "recovery: {CLIENTS} clients, {word}: all answered {answered:.1?}, all PROGs done \
-             {all:.1?}"
-        );
-        assert!(all < Duration::from_secs(60), "{all:?}");
-        server.lines.exactly(" admitted ", CLIENTS.into());
-        server.lines.exactly("unable to", 0);
-        server.lines.exactly("dropped", 0);
-        server.process().stop();
+        match is_killed {
+            true => server.process().kill(),
+            false => server.process().stop(),
+        };
+        come_back(&mut server, word, || {
+            crowd.knock();
+        });
+        server.lines.exactly("dropped a", 0);
     }
-}
-
-#[test]
-#[ignore = "needs root"]
-fn a_thousand_sealed_come_back_together() {
-    let lab = Lab::direct();
-    let mut server = Server::new(&lab.server, [])
-        .keyed("seal", 1..=CLIENTS)
-        .start();
-    let mut crowd = KeyedCrowd::new(lab.client(), "seal", 1..=CLIENTS, server_address());
-    let first = crowd.knock();
-    server.wait_progs(CLIENTS);
-    server.process().stop();
-
-    let since = Instant::now();
-    server.restart();
-    crowd.knock();
-    let answered = since.elapsed();
-    server.wait_progs(CLIENTS);
-    let all = since.elapsed();
-    println!(
-        "recovery: {CLIENTS} sealed clients: first {first:.1?}, all with sessions again \
-         {answered:.1?}, all PROGs done {all:.1?}"
-    );
-    assert!(all < Duration::from_secs(60), "{all:?}");
-    server.lines.exactly(" admitted ", CLIENTS.into());
-    server.lines.exactly("unable to", 0);
-    server.lines.exactly("dropped a", 0);
-    server.lines.assert_discreet();
-    server.process().stop();
 }
 
 #[test]

@@ -8,6 +8,7 @@ use common::keyed::discard::Discard;
 use common::keyed::secret::{Secret, Word};
 use common::keyed::server::Server as Keyed;
 use common::keyed::status::Status;
+use common::peers::dropped::Dropped;
 use common::report::log;
 use common::report::throttle::Throttle;
 use common::wire::id::PeerId;
@@ -23,12 +24,7 @@ pub(crate) struct Link {
     /// The protocol.
     pub(crate) keyed: Keyed,
     client: PeerId,
-    /// How often each reason was one to drop a datagram.
-    discarded: [u32; Discard::COUNT],
-    handshakes: Throttle,
-    plain: Throttle,
-    forged: Throttle,
-    others: Throttle,
+    dropped: Dropped,
     /// Answers to handshakes and nudges since this time.
     answers: (u32, Instant),
     /// Sessions since this time.
@@ -42,11 +38,7 @@ impl Link {
         Self {
             keyed: Keyed::new(secret, client.bytes(), server.bytes()),
             client,
-            discarded: [0; Discard::COUNT],
-            handshakes: Throttle::per_minute(),
-            plain: Throttle::per_minute(),
-            forged: Throttle::per_minute(),
-            others: Throttle::per_minute(),
+            dropped: Dropped::default(),
             answers: (0, now),
             sessions: (0, now),
             many: Throttle::per_minute(),
@@ -68,7 +60,7 @@ impl Link {
         Status {
             protection: self.word().name(),
             session_age: self.keyed.session_age(now),
-            discarded: Some(&self.discarded),
+            discarded: Some(self.dropped.counts()),
         }
     }
 
@@ -86,37 +78,22 @@ impl Link {
     /// A datagram was dropped.
     #[cold]
     pub(crate) fn discard(&mut self, reason: Discard, from: impl fmt::Display, now: Instant) {
-        let count = &mut self.discarded[reason as usize];
-        *count = count.saturating_add(1);
-        let client = self.client;
-        let tell = |throttle: &mut Throttle| {
-            if let Some(held_back) = throttle.pass(now) {
-                log::warning(format_args!(
-                    "client {client}: dropped a datagram from {from}: {reason}{held_back}"
-                ));
-            }
+        let Some(held_back) = self.dropped.add(reason, now) else {
+            return;
         };
+        let (client, word) = (self.client, self.word());
         match reason {
-            Discard::WrongTag => {
-                if let Some(held_back) = self.handshakes.pass(now) {
-                    log::warning(format_args!(
-                        "client {client}: dropped a handshake from {from} with another key, word \
-                         or identifier; here it is {self}{held_back}"
-                    ));
-                }
-            }
-            Discard::Plain => {
-                if let Some(held_back) = self.plain.pass(now) {
-                    let word = self.word();
-                    log::warning(format_args!(
-                        "client {client}: dropped a plain packet from {from}: its file here says \
-                         {word}{held_back}"
-                    ));
-                }
-            }
-            Discard::NotNow | Discard::NoSession | Discard::Stray => {}
-            Discard::Replayed | Discard::Forged => tell(&mut self.forged),
-            _ => tell(&mut self.others),
+            Discard::WrongTag => log::warning(format_args!(
+                "client {client}: dropped a handshake from {from} with another key, word or \
+                 identifier; here it is {self}{held_back}"
+            )),
+            Discard::Plain => log::warning(format_args!(
+                "client {client}: dropped a plain packet from {from}: its file here says \
+                 {word}{held_back}"
+            )),
+            _ => log::warning(format_args!(
+                "client {client}: dropped a datagram from {from}: {reason}{held_back}"
+            )),
         }
     }
 

@@ -54,20 +54,12 @@ fn write_client(draft: &mut Draft, client: &Client, socket: &Socket, now: Instan
         Prog::Running(_) => ("running", None),
         Prog::Ended(status) => ("ended", Some(status_number(status))),
     };
-    let (received, sent) = (client.received.count, client.sent.count);
     draft.line(format_args!(
-        "client={} device={device} state={state} address={} heard={} received_packets={} \
-         received_bytes={} received_dropped={} sent_packets={} sent_bytes={} sent_dropped={} \
-         prog={prog} status={} {}",
+        "client={} device={device} state={state} address={} heard={} {} prog={prog} status={} {}",
         client.id.first_digits(),
         client.target.address(),
         now.saturating_duration_since(client.heard).as_secs(),
-        received.packets,
-        received.bytes,
-        received.dropped,
-        sent.packets,
-        sent.bytes,
-        sent.dropped,
+        client.totals().pairs(),
         or_none(status),
         client.link_status(now).pairs()
     ));

@@ -112,8 +112,7 @@ impl Report {
 
 fn write_client(client: &Client, now: Instant) -> Delivery {
     log::report(format_args!(
-        "client {} {} {} heard {} s ago, {}, received {} packets {} bytes, sent {} packets {} \
-         bytes, dropped {}",
+        "client {} {} {} heard {} s ago, {}, {}",
         client.id,
         client
             .tun
@@ -123,10 +122,6 @@ fn write_client(client: &Client, now: Instant) -> Delivery {
         client.target.address(),
         now.saturating_duration_since(client.heard).as_secs(),
         client.link_status(now),
-        client.received.count.packets,
-        client.received.count.bytes,
-        client.sent.count.packets,
-        client.sent.count.bytes,
-        client.received.count.dropped + client.sent.count.dropped
+        client.totals()
     ))
 }

@@ -61,6 +61,23 @@ impl AddAssign for Count {
     }
 }
 
+impl Totals {
+    /// As the names and values of a line of the state file.
+    pub fn pairs(&self) -> String {
+        let Self { received, sent } = self;
+        format!(
+            "received_packets={} received_bytes={} received_dropped={} sent_packets={} \
+             sent_bytes={} sent_dropped={}",
+            received.packets,
+            received.bytes,
+            received.dropped,
+            sent.packets,
+            sent.bytes,
+            sent.dropped
+        )
+    }
+}
+
 impl AddAssign for Totals {
     fn add_assign(&mut self, other: Self) {
         self.received += other.received;

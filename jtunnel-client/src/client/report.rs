@@ -151,22 +151,15 @@ impl Client {
         };
         let round_trip = self.keepalive.round_trip();
         let precisely = |time: Duration| format!("{}.{:06}", time.as_secs(), time.subsec_micros());
-        let (received, sent) = (self.received.count, self.sent);
         draft.line(format_args!(
             "server={} device={device} state={device_state} heard={} unanswered={} round_trip={} \
-             round_trip_age={} received_packets={} received_bytes={} received_dropped={} \
-             sent_packets={} sent_bytes={} sent_dropped={} prog={prog} status={} {}",
+             round_trip_age={} {} prog={prog} status={} {}",
             or_none(self.server.as_ref().map(|server| server.address())),
             or_none(self.keepalive.last_heard().map(seconds)),
             self.keepalive.unanswered(),
             or_none(round_trip.map(|trip| precisely(trip.time))),
             or_none(round_trip.map(|trip| seconds(trip.at))),
-            received.packets,
-            received.bytes,
-            received.dropped,
-            sent.packets,
-            sent.bytes,
-            sent.dropped,
+            self.totals().pairs(),
             or_none(self.prog_status.map(status_number)),
             self.session_status(now).pairs()
         ));

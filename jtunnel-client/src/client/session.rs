@@ -11,6 +11,7 @@ use common::keyed::discard::Discard;
 use common::keyed::secret::{Secret, Word};
 use common::keyed::status::Status;
 use common::peers::authorized::Grant;
+use common::peers::dropped::Dropped;
 use common::report::log;
 use common::report::throttle::Throttle;
 use common::startup::program::Program;
@@ -30,12 +31,7 @@ pub(super) struct Link {
     told: bool,
     /// Whether the last OPEN has left.
     opened: nix::Result<()>,
-    /// How often each reason was one to drop a datagram.
-    discarded: [u32; Discard::COUNT],
-    handshakes: Throttle,
-    plain: Throttle,
-    forged: Throttle,
-    others: Throttle,
+    dropped: Dropped,
     randomless: Throttle,
 }
 
@@ -45,47 +41,28 @@ impl Link {
             keyed,
             told: false,
             opened: Ok(()),
-            discarded: [0; Discard::COUNT],
-            handshakes: Throttle::per_minute(),
-            plain: Throttle::per_minute(),
-            forged: Throttle::per_minute(),
-            others: Throttle::per_minute(),
+            dropped: Dropped::default(),
             randomless: Throttle::per_minute(),
         }
     }
 
     #[cold]
     fn discard(&mut self, reason: Discard, id: PeerId, from: impl std::fmt::Display, now: Instant) {
-        let count = &mut self.discarded[reason as usize];
-        *count = count.saturating_add(1);
-        let tell = |throttle: &mut Throttle| {
-            if let Some(held_back) = throttle.pass(now) {
-                log::warning(format_args!(
-                    "dropped a datagram of server {id} from {from}: {reason}{held_back}"
-                ));
-            }
+        let Some(held_back) = self.dropped.add(reason, now) else {
+            return;
         };
         match reason {
-            Discard::WrongTag => {
-                if let Some(held_back) = self.handshakes.pass(now) {
-                    log::warning(format_args!(
-                        "dropped a handshake of server {id} from {from} with another key, word or \
-                         identifier than here{held_back}"
-                    ));
-                }
-            }
-            Discard::Plain => {
-                if let Some(held_back) = self.plain.pass(now) {
-                    log::warning(format_args!(
-                        "dropped a plain packet of server {id} from {from}: its file here has a \
-                         key{held_back}"
-                    ));
-                }
-            }
-            // Late, doubled or from before a change: what every network does.
-            Discard::Stray | Discard::NoSession => {}
-            Discard::Replayed | Discard::Forged => tell(&mut self.forged),
-            _ => tell(&mut self.others),
+            Discard::WrongTag => log::warning(format_args!(
+                "dropped a handshake of server {id} from {from} with another key, word or \
+                 identifier than here{held_back}"
+            )),
+            Discard::Plain => log::warning(format_args!(
+                "dropped a plain packet of server {id} from {from}: its file here has a \
+                 key{held_back}"
+            )),
+            _ => log::warning(format_args!(
+                "dropped a datagram of server {id} from {from}: {reason}{held_back}"
+            )),
         }
     }
 }
@@ -200,7 +177,7 @@ impl Client {
         Status {
             protection: self.protection(),
             session_age: link.keyed.session_age(now),
-            discarded: Some(&link.discarded),
+            discarded: Some(link.dropped.counts()),
         }
     }
 

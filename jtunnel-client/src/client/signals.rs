@@ -63,15 +63,20 @@ impl Client {
         }
     }
 
+    /// What was carried, by all children together.
+    pub(super) fn totals(&self) -> Totals {
+        Totals {
+            received: self.received.count,
+            sent: self.sent,
+        }
+    }
+
     /// Gives a PROG that still runs a moment to clean up while the device is there.
     pub(super) fn stop(&mut self, signal: Signal, now: Instant) {
         self.stop_sender();
         let signal = &signal.as_str()[3..];
         let seconds = now.saturating_duration_since(self.started).as_secs();
-        let totals = Totals {
-            received: self.received.count,
-            sent: self.sent,
-        };
+        let totals = self.totals();
         log::info(format_args!(
             "stopping: signal {signal}, {totals} in {seconds} s"
         ));
