@@ -605,11 +605,7 @@ fn the_state_counts_what_all_senders_sent() {
     host.sh("ping -c 50 -i 0.01 10.0.1.1");
     let before = sent();
     assert!(before >= 50, "{before}");
-    let sender = || {
-        let children = proc::children(tunnel.client.pid()).into_iter();
-        let mut senders = children.filter(|&pid| proc::name(pid) == "jtunnel-client");
-        senders.next()
-    };
+    let sender = || proc::twins(tunnel.client.pid()).first().copied();
     let killed = sender().unwrap();
     kill(killed, Signal::SIGKILL).unwrap();
     tunnel.client.lines.wait("killed by signal 9");
