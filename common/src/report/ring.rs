@@ -6,64 +6,46 @@ use std::time::{Duration, Instant};
 use crate::report::throttle::HeldBack;
 
 /// As many lines pass in an interval.
-const SLOTS: usize = 8;
+const LINES: usize = 8;
 /// One peer is named once in this time.
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// Lets one event of each peer pass in a minute, of eight peers at most, and counts the others.
 #[derive(Debug)]
 pub struct Ring<Peer> {
-    slots: [Slot<Peer>; SLOTS],
+    /// Who was named in the last minute, and when.
+    named: Vec<(Option<Peer>, Instant)>,
     held_back: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Slot<Peer> {
-    peer: Option<Peer>,
-    last: Option<Instant>,
 }
 
 impl<Peer: Copy + PartialEq> Ring<Peer> {
     /// Nobody was named yet.
     pub const fn new() -> Self {
-        Self::with(None)
+        Self {
+            named: Vec::new(),
+            held_back: 0,
+        }
     }
 
     /// As if as many as there may be had been named at `at`.
-    pub const fn passed(at: Instant) -> Self {
-        Self::with(Some(at))
-    }
-
-    const fn with(last: Option<Instant>) -> Self {
+    pub fn passed(at: Instant) -> Self {
         Self {
-            slots: [Slot { peer: None, last }; SLOTS],
+            named: vec![(None, at); LINES],
             held_back: 0,
         }
     }
 
     /// Asks for an event of this peer at `now`; `None` means that it is held back.
     pub fn pass(&mut self, peer: Peer, now: Instant) -> Option<HeldBack> {
-        let Some(slot) = self.slot_for(peer, now) else {
+        let age = |at| now.saturating_duration_since(at);
+        self.named.retain(|&(_, at)| age(at) < INTERVAL);
+        let is_named = self.named.iter().any(|&(named, _)| named == Some(peer));
+        if is_named || self.named.len() >= LINES {
             self.held_back = self.held_back.saturating_add(1);
             return None;
-        };
-        self.slots[slot] = Slot {
-            peer: Some(peer),
-            last: Some(now),
-        };
-        Some(HeldBack(std::mem::take(&mut self.held_back)))
-    }
-
-    /// Its own slot, or else one that nobody has used for a while.
-    fn slot_for(&self, peer: Peer, now: Instant) -> Option<usize> {
-        let is_over = |slot: &Slot<Peer>| {
-            let age = |last| now.saturating_duration_since(last);
-            slot.last.is_none_or(|last| age(last) >= INTERVAL)
-        };
-        match self.slots.iter().position(|slot| slot.peer == Some(peer)) {
-            Some(own) => is_over(&self.slots[own]).then_some(own),
-            None => self.slots.iter().position(is_over),
         }
+        self.named.push((Some(peer), now));
+        Some(HeldBack(std::mem::take(&mut self.held_back)))
     }
 }
 
@@ -108,9 +90,9 @@ mod tests {
             }
         }
         let is_named = |peer: &u64| lines.iter().any(|line| line.1 == *peer);
-        assert!((0..20).filter(is_named).count() >= 2 * SLOTS, "{lines:?}");
-        for minute in lines.windows(SLOTS + 1) {
-            assert!(minute[SLOTS].0 - minute[0].0 >= 60, "{minute:?}");
+        assert!((0..20).filter(is_named).count() >= 2 * LINES, "{lines:?}");
+        for minute in lines.windows(LINES + 1) {
+            assert!(minute[LINES].0 - minute[0].0 >= 60, "{minute:?}");
         }
     }
 
