@@ -113,42 +113,36 @@ impl Socket {
 
     fn configure(&self, options: &Bind) -> Result<()> {
         let fd = self.fd.as_fd();
-        let set = |level, name, value| sys::set_option(fd, level, name, value);
+        let set = |level, name, value, what: &str| {
+            sys::set_option(fd, level, name, value)
+                .context(|| format!("set {what} on the UDP socket"))
+        };
+        // What an old kernel may lack.
+        let ask = |level, name, value| {
+            let _ = sys::set_option(fd, level, name, value);
+        };
         if self.ipv6 {
-            set(
-                libc::IPPROTO_IPV6,
-                libc::IPV6_V6ONLY,
-                (!options.is_wildcard()).into(),
-            )
-            .context(|| "set IPV6_V6ONLY on the UDP socket".into())?;
-            // No kernel without IPv6 fragmentation; an old one may lack the option.
-            let _ = set(
-                libc::IPPROTO_IPV6,
-                libc::IPV6_MTU_DISCOVER,
-                libc::IPV6_PMTUDISC_DONT,
-            );
+            let only = (!options.is_wildcard()).into();
+            set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, only, "IPV6_V6ONLY")?;
+            // No kernel without IPv6 fragmentation.
+            let discover = |how| ask(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, how);
+            discover(libc::IPV6_PMTUDISC_DONT);
             if usize::from(options.mtu) <= MAX_MTU_OF_ANY_PATH {
                 // What passes every path has nothing to gain from ICMP, which may be forged. Since
                 // Linux 3.15.
-                let _ = set(
-                    libc::IPPROTO_IPV6,
-                    libc::IPV6_MTU_DISCOVER,
-                    libc::IPV6_PMTUDISC_OMIT,
-                );
+                discover(libc::IPV6_PMTUDISC_OMIT);
             }
         }
         // DF clear: a router that eats ICMP then fragments rather than hangs big packets. It
         // counts for the v4-mapped peers of an IPv6 socket too.
-        let discover = |how| set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, how);
-        discover(libc::IP_PMTUDISC_DONT)
-            .context(|| "set IP_MTU_DISCOVER on the UDP socket".into())?;
+        let (level, name) = (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER);
+        set(level, name, libc::IP_PMTUDISC_DONT, "IP_MTU_DISCOVER")?;
         // Linux 3.15: nor is any ICMP heeded, of which a forged one would have all packets cut into
         // fragments for ten minutes.
-        let _ = discover(libc::IP_PMTUDISC_OMIT);
+        ask(level, name, libc::IP_PMTUDISC_OMIT);
         if !options.is_wildcard() {
             // The address need not be there yet. It counts for IPv6 too.
-            set(libc::IPPROTO_IP, libc::IP_FREEBIND, 1)
-                .context(|| "set IP_FREEBIND on the UDP socket".into())?;
+            set(level, libc::IP_FREEBIND, 1, "IP_FREEBIND")?;
         }
         if options.report_source && options.is_wildcard() {
             self.report_destination()?;
@@ -161,7 +155,7 @@ impl Socket {
         }
         if options.offload {
             // Linux 5.0; without it each datagram comes by itself.
-            let _ = set(libc::SOL_UDP, libc::UDP_GRO, 1);
+            ask(libc::SOL_UDP, libc::UDP_GRO, 1);
         }
         if let Some(mark) = options.mark {
             setsockopt(&self.fd, sockopt::Mark, &mark)

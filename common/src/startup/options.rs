@@ -185,10 +185,19 @@ pub fn value<T>(
     };
     match read(&text) {
         Some(value) => Ok(Some(value)),
-        // An identifier works like a password, even one with a slip in it.
-        None if option == "i" => Err(Error::Usage(format!("-i: not {expected}"))),
-        None => Err(Error::Usage(format!("-{option} {text:?}: not {expected}"))),
+        None => Err(not_expected(option, &text, expected)),
     }
+}
+
+/// Apart from [`value`], of which there is one for each type.
+#[cold]
+#[inline(never)]
+fn not_expected(option: &str, text: &str, expected: &str) -> Error {
+    Error::Usage(match option {
+        // An identifier works like a password, even one with a slip in it.
+        "i" => format!("-i: not {expected}"),
+        _ => format!("-{option} {text:?}: not {expected}"),
+    })
 }
 
 /// A port: 1 to 65535.

@@ -92,10 +92,7 @@ fn empty_ifreq() -> libc::ifreq {
 
 /// Names are bytes; an administrator may give any.
 fn name_of(request: &libc::ifreq) -> OsString {
-    let bytes = request
-        .ifr_name
-        .iter()
-        .map(|c| c.to_ne_bytes()[0])
-        .take_while(|&b| b != 0);
-    OsString::from_vec(bytes.collect())
+    let mut name = request.ifr_name.map(|c| c.to_ne_bytes()[0]).to_vec();
+    name.truncate(name.iter().position(|&b| b == 0).unwrap_or(name.len()));
+    OsString::from_vec(name)
 }
