@@ -67,7 +67,7 @@ impl Gathering {
     }
 
     /// The run of this client, or the next free one.
-    #[inline]
+    #[inline(always)]
     fn find(&self, slot: Slot) -> usize {
         let mut waiting = self.runs[..self.count].iter();
         let found = waiting.position(|run| run.slot == slot);
@@ -87,9 +87,10 @@ impl Gathering {
     ) -> Result<(), Trouble> {
         let n = self.find(slot);
         self.last = slot;
-        self.runs[n].slot = slot;
-        let result = self.runs[n].inbound.push(tun, buffer, at, tally);
-        let waits = self.runs[n].inbound.start().is_some();
+        let run = &mut self.runs[n];
+        run.slot = slot;
+        let result = run.inbound.push(tun, buffer, at, tally);
+        let waits = run.inbound.start().is_some();
         if n == self.count {
             self.count += usize::from(waits);
         } else if !waits {

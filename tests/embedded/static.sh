@@ -31,8 +31,10 @@ flags="-C target-feature=+crt-static -C relocation-model=static -C link-self-con
 # Those of .cargo/config.toml, which these replace.
 flags="$flags --cfg chacha20_backend=\"soft\" --cfg poly1305_backend=\"soft\""
 flags="$flags --cfg curve25519_dalek_backend=\"serial\""
-# A panic is a bug and ends the program in any case; its message costs 60 KB.
-abort="-Zunstable-options -Cpanic=immediate-abort"
+# A panic is a bug and ends the program in any case; its message costs 60 KB, and what unwinding
+# would read 25 KB.
+abort="-Zunstable-options -Cpanic=immediate-abort -Cforce-unwind-tables=no"
+abort="$abort -Clink-arg=-Wl,-T,$root/tests/embedded/lean.ld"
 
 # build TARGET OPTION...
 build() {

@@ -73,7 +73,7 @@ impl TroubleLog {
     }
 
     /// The same of packets from a peer to a tun.
-    #[inline]
+    #[inline(always)]
     pub fn received(&mut self, client: Option<PeerId>, tally: &mut Tally) {
         if let Some(error) = tally.gave_up.take() {
             log_refusal(&mut self.come, Whose(client), "come", error);

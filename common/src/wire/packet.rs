@@ -35,7 +35,7 @@ pub enum Payload {
 
 impl Payload {
     /// What this payload is.
-    #[inline]
+    #[inline(always)]
     pub fn of(payload: &[u8]) -> Self {
         match *payload {
             [first, ..] if matches!(first >> 4, 4 | 6) => Self::Packet,

@@ -132,7 +132,7 @@ impl Client {
 
     /// Whether this is the server's, on a plain link: authorised, or with `-A` the first that answers
     /// a keepalive, until another does after a silence.
-    #[inline]
+    #[inline(always)]
     pub(super) fn accepts(&mut self, id: PeerId, payload: Payload, now: Instant) -> bool {
         if !self.config.accept_any {
             return self.authorized.is_plain(id) || self.admits_plain(id, now);

@@ -213,7 +213,7 @@ impl Server {
     }
 
     /// Writes the packets that have gathered.
-    #[inline]
+    #[inline(always)]
     pub(super) fn flush(&mut self) {
         while !self.gathering.is_empty() {
             self.write_run(0);
