@@ -108,7 +108,6 @@ impl Authorized {
     }
 
     /// Whether this identifier is that of a plain peer, as far as memory knows.
-    #[inline(always)]
     pub fn is_plain(&self, id: PeerId) -> bool {
         let is_keyed = || find(&self.keyed, id).is_ok_and(|n| self.keyed[n].secret.is_some());
         self.contains(id) && !is_keyed()
