@@ -46,12 +46,16 @@ pub(crate) enum Kind {
     Vtun,
     /// socat, UDP and TUN.
     Socat,
+    /// QuickTun, protocol raw.
+    QuickTun,
     /// WireGuard in user space.
     WireGuard,
+    /// Nebula, with AES-256-GCM.
+    Nebula,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Veth,
         Self::Vxlan,
         Self::Offload,
@@ -64,7 +68,9 @@ impl Kind {
         Self::Tinc,
         Self::Vtun,
         Self::Socat,
+        Self::QuickTun,
         Self::WireGuard,
+        Self::Nebula,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -75,13 +81,15 @@ impl Kind {
             Self::Plain => "jtunnel -O",
             Self::Sign => "jtunnel sign",
             Self::Seal => "jtunnel seal",
-            Self::OpenVpnNone => "openvpn, no crypto",
-            Self::OpenVpnAes => "openvpn, AES-256",
-            Self::Fastd => "fastd, null",
-            Self::Tinc => "tinc, no crypto",
-            Self::Vtun => "vtun, no crypto",
+            Self::OpenVpnNone => "openvpn (plain)",
+            Self::OpenVpnAes => "openvpn (AES-256)",
+            Self::Fastd => "fastd (null)",
+            Self::Tinc => "tinc (plain)",
+            Self::Vtun => "vtun (plain)",
             Self::Socat => "socat",
+            Self::QuickTun => "quicktun (raw)",
             Self::WireGuard => "wireguard-go",
+            Self::Nebula => "nebula",
         }
     }
 
@@ -92,7 +100,7 @@ impl Kind {
 
     /// Whether it is one of those that encrypts.
     pub(crate) fn is_encrypting_rival(self) -> bool {
-        matches!(self, Self::OpenVpnAes | Self::WireGuard)
+        matches!(self, Self::OpenVpnAes | Self::WireGuard | Self::Nebula)
     }
 
     fn program(self) -> Option<&'static str> {
@@ -104,8 +112,31 @@ impl Kind {
             Self::Tinc => Some("tincd"),
             Self::Vtun => Some("vtund"),
             Self::Socat => Some("socat"),
+            Self::QuickTun => Some("quicktun"),
             Self::WireGuard => Some("wireguard-go"),
+            Self::Nebula => Some("nebula"),
         }
+    }
+
+    /// What it says of its version.
+    pub(crate) fn version(self) -> String {
+        let question = match self {
+            Self::Veth | Self::Vxlan => "uname -sr",
+            Self::Offload | Self::Plain | Self::Sign | Self::Seal => {
+                return format!("jtunnel {}", env!("CARGO_PKG_VERSION"));
+            }
+            Self::OpenVpnNone | Self::OpenVpnAes => "openvpn --version | cut -d' ' -f1,2",
+            Self::Fastd => "fastd --version",
+            Self::Tinc => "tincd --version",
+            Self::Vtun => "vtund -h 2>&1 | grep VTun",
+            Self::Socat => "socat -V | sed -n 's/ on .*//; 2p'",
+            Self::QuickTun => "quicktun --version 2>&1 | sed 's/ (c).*//'",
+            Self::WireGuard => "wireguard-go --version",
+            Self::Nebula => "nebula -version | sed 's/Version:/nebula/'",
+        };
+        let output = Command::new("sh").args(["-c", question]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.lines().next().unwrap_or_default().trim().to_owned()
     }
 
     /// Whether what it needs is installed.
@@ -142,7 +173,9 @@ impl Link {
             Kind::Tinc => tinc(&lab),
             Kind::Vtun => vtun(&lab),
             Kind::Socat => socat(&lab),
+            Kind::QuickTun => quicktun(&lab),
             Kind::WireGuard => wireguard(&lab),
+            Kind::Nebula => nebula(&lab),
         };
         wait_until(PATIENCE, &format!("a ping through {}", kind.name()), || {
             ping_works(&link.client.host, link.server.address)
@@ -373,6 +406,59 @@ fn socat(lab: &Lab) -> Link {
             host.try_ip("link set tun9 mtu 1420 up")
         });
     }
+    Link::between(lab, INNER, processes.into())
+}
+
+fn quicktun(lab: &Lab) -> Link {
+    let processes = both(lab).map(|(n, host)| {
+        let outer = [SERVER4, CLIENT4];
+        // Debian's is told by the variables of an interfaces file.
+        let mut command = Command::new("quicktun");
+        command
+            .env("IFACE", "tun9")
+            .env("IF_QT_TUN_MODE", "1")
+            .env("IF_QT_PROTOCOL", "raw")
+            .env("IF_QT_LOCAL_ADDRESS", outer[n])
+            .env("IF_QT_REMOTE_ADDRESS", outer[1 - n]);
+        Process::spawn(host, command)
+    });
+    for (n, host) in both(lab) {
+        address(host, "tun9", INNER[n], INNER[1 - n]);
+    }
+    Link::between(lab, INNER, processes.into())
+}
+
+fn nebula(lab: &Lab) -> Link {
+    let authority = &lab.server;
+    authority.sh("nebula-cert ca -name bench");
+    let processes = both(lab).map(|(n, host)| {
+        let (own, server) = (INNER[n], INNER[0]);
+        let (crt, key) = (path(host, "host.crt"), path(host, "host.key"));
+        authority.sh(&format!(
+            "nebula-cert sign -name host{n} -ip {own}/24 -out-crt {crt} -out-key {key}"
+        ));
+        let config = format!(
+            "pki: {{ca: {}, cert: {crt}, key: {key}}}\n\
+             static_host_map: {{\"{server}\": [\"{SERVER4}:4242\"]}}\n\
+             lighthouse: {{am_lighthouse: {}, hosts: [{}]}}\n\
+             listen: {{host: 0.0.0.0, port: 4242, read_buffer: 4194304, write_buffer: 4194304}}\n\
+             cipher: aes\n\
+             tun: {{dev: tun9, mtu: 1420, tx_queue: 500}}\n\
+             logging: {{level: error}}\n\
+             firewall: {{outbound: [{{port: any, proto: any, host: any}}], \
+             inbound: [{{port: any, proto: any, host: any}}]}}\n",
+            path(authority, "ca.crt"),
+            n == 0,
+            if n == 0 {
+                String::new()
+            } else {
+                format!("\"{server}\"")
+            }
+        );
+        let file = host.path("nebula.yml");
+        fs::write(&file, config).unwrap();
+        run(host, &["nebula", "-config", &file.to_string_lossy()])
+    });
     Link::between(lab, INNER, processes.into())
 }
 

@@ -1,5 +1,6 @@
 //! Compares jtunnel with the bare cable, with VXLAN in the kernel, and with every other tunnel that
-//! is installed, alternating in one run. Prints tables and writes them as Markdown.
+//! is installed, alternating in one run. Prints tables and writes them as Markdown, and a picture of
+//! them beside it. Newer ones than the installed are found if PATH has their directory first.
 //!
 //! With `--scale` it measures one server with thousands of clients, and under floods, instead, and
 //! fails if a figure is worse than required.
@@ -12,6 +13,7 @@
     reason = "a benchmark that cannot go on says so by a panic; counts are far below 2^52"
 )]
 
+mod chart;
 mod link;
 mod measure;
 mod scale;
@@ -25,10 +27,11 @@ use std::time::Duration;
 use crate::link::{Crowd, Kind, Link};
 
 /// What is measured, in the order of the columns.
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "TCP up, Gbit/s",
     "TCP down, Gbit/s",
     "4 streams, Gbit/s",
+    "32 streams, Gbit/s",
     "64-byte UDP, 1000/s",
     "1300-byte UDP, Mbit/s",
     "ping, ms",
@@ -44,12 +47,14 @@ const COLUMNS: [&str; 15] = [
 ];
 const TCP_UP: usize = 0;
 const TCP_DOWN: usize = 1;
-const UDP_64: usize = 3;
-const UDP_1300: usize = 4;
-const LOADED: usize = 7;
-const OWN_CPU: usize = 9;
-const PSS_SERVER: usize = 11;
-const PSS_CLIENT: usize = 12;
+const TCP_4: usize = 2;
+const TCP_32: usize = 3;
+const UDP_64: usize = 4;
+const UDP_1300: usize = 5;
+const LOADED: usize = 8;
+const OWN_CPU: usize = 10;
+const PSS_SERVER: usize = 12;
+const PSS_CLIENT: usize = 13;
 
 type Row = [f64; COLUMNS.len()];
 
@@ -105,6 +110,8 @@ fn main() -> ExitCode {
     let text = report(&medians, median(crowd), median(idle), rounds, seconds);
     print!("{text}");
     std::fs::write(&file, text).unwrap();
+    let picture = std::path::Path::new(&file).with_extension("svg");
+    std::fs::write(picture, chart::draw(&medians)).unwrap();
     ExitCode::SUCCESS
 }
 
@@ -116,6 +123,7 @@ fn measure(kind: Kind, time: Duration) -> Row {
     let up = measure::tcp(&[(client, server)], time);
     let down = measure::tcp(&[(server, client)], time);
     let four = measure::tcp(&[(client, server); 4], time);
+    let many = measure::tcp(&[(client, server); 32], time);
     let small = measure::udp(client, server, 64);
     let large = measure::udp(client, server, 1300);
     let loaded_pings = measure::pings_under_load(client, server, time);
@@ -130,6 +138,7 @@ fn measure(kind: Kind, time: Duration) -> Row {
         up / 1e9,
         down / 1e9,
         four / 1e9,
+        many / 1e9,
         small / 1e3,
         large * 1300.0 * 8.0 / 1e6,
         percentile(&idle_pings, 50),
@@ -216,17 +225,49 @@ fn report(rows: &BTreeMap<usize, Row>, crowd: f64, idle: f64, rounds: u32, secon
         text.push('\n');
     }
     text.push_str("\n| ratio | is | required | aim |\n|---|---:|---:|---:|\n");
-    for (name, value, required, aim) in ratios(rows, crowd, idle) {
+    for ratio in ratios(rows, crowd, idle) {
+        let Ratio {
+            name,
+            value,
+            required,
+            aim,
+        } = ratio;
         writeln!(text, "| {name} | {value:.2} | {required} | {aim} |").unwrap();
     }
+    let mut versions: Vec<_> = rows.keys().map(|&n| Kind::ALL[n].version()).collect();
+    versions.dedup();
+    writeln!(text, "\nVersions: {}.", versions.join("; ")).unwrap();
     text
 }
 
-fn ratios(
-    rows: &BTreeMap<usize, Row>,
-    crowd: f64,
-    idle: f64,
-) -> Vec<(&'static str, f64, &'static str, &'static str)> {
+/// A figure against what it is to be.
+struct Ratio {
+    name: String,
+    value: f64,
+    required: &'static str,
+    aim: &'static str,
+}
+
+/// The best of some links in a column: which one, and its figure.
+fn best<'a>(
+    rows: impl Iterator<Item = (Kind, &'a Row)>,
+    figure: impl Fn(&Row) -> f64,
+) -> (String, f64) {
+    let figures = rows.map(|(kind, row)| (kind, figure(row)));
+    match figures.max_by(|a, b| a.1.total_cmp(&b.1)) {
+        Some((kind, value)) if kind.is_encrypting_rival() => {
+            (format!("{}, which encrypts", kind.name()), value)
+        }
+        Some((kind, value)) => (kind.name().to_owned(), value),
+        None => ("none".to_owned(), f64::NAN),
+    }
+}
+
+fn stream(row: &Row) -> f64 {
+    f64::midpoint(row[TCP_UP], row[TCP_DOWN])
+}
+
+fn ratios(rows: &BTreeMap<usize, Row>, crowd: f64, idle: f64) -> Vec<Ratio> {
     let row = |kind| {
         let position = Kind::ALL.iter().position(|&k| k == kind);
         position
@@ -236,111 +277,86 @@ fn ratios(
     };
     let (ours, plain, vxlan) = (row(Kind::Offload), row(Kind::Plain), row(Kind::Vxlan));
     let (sign, seal) = (row(Kind::Sign), row(Kind::Seal));
-    let stream = |row: &Row| (row[TCP_UP] + row[TCP_DOWN]) / 2.0;
-    let rival = rows
-        .iter()
-        .filter(|&(&n, _)| Kind::ALL[n].is_rival())
-        .map(|(_, row)| stream(row))
-        .fold(f64::NAN, f64::max);
-    // The fastest other one that encrypts.
-    let encrypting = rows
-        .iter()
-        .filter(|&(&n, _)| Kind::ALL[n].is_encrypting_rival())
-        .map(|(_, row)| *row)
-        .max_by(|a, b| stream(a).total_cmp(&stream(b)))
-        .unwrap_or([f64::NAN; COLUMNS.len()]);
-    vec![
+    let others = || {
+        let rows = rows.iter().map(|(&n, row)| (Kind::ALL[n], row));
+        rows.filter(|(kind, _)| kind.is_rival())
+    };
+    let encrypting = || others().filter(|(kind, _)| kind.is_encrypting_rival());
+    let mut ratios = Vec::new();
+    let mut add = |name: &str, value, required, aim| {
+        ratios.push(Ratio {
+            name: name.to_owned(),
+            value,
+            required,
+            aim,
+        });
+    };
+    type Figure = fn(&Row) -> f64;
+    let figures: [(&str, Figure, [&str; 4]); 5] = [
+        ("TCP stream", stream, ["0.5", "0.7", "2.5", "4"]),
+        ("4 streams", |row| row[TCP_4], ["0.4", "0.6", "2.5", "4"]),
+        ("32 streams", |row| row[TCP_32], ["0.4", "0.6", "2.5", "4"]),
+        ("64-byte UDP", |row| row[UDP_64], ["2.2", "3", "2.5", "4"]),
         (
-            "TCP stream, against in-kernel VXLAN",
-            stream(&ours) / stream(&vxlan),
-            "0.45",
-            "0.8",
+            "1300-byte UDP",
+            |row| row[UDP_1300],
+            ["1.9", "2.5", "2.5", "4"],
         ),
-        (
-            "TCP stream, against -O",
-            stream(&ours) / stream(&plain),
-            "6",
-            "10",
-        ),
-        (
-            "TCP stream, against the fastest other user-space tunnel",
-            stream(&ours) / rival,
-            "8",
-            "12",
-        ),
-        (
-            "64-byte UDP, against -O",
-            ours[UDP_64] / plain[UDP_64],
-            "2",
-            "4",
-        ),
-        (
-            "64-byte UDP, against in-kernel VXLAN",
-            ours[UDP_64] / vxlan[UDP_64],
-            "1.5",
-            "2.5",
-        ),
-        (
-            "1300-byte UDP, against -O",
-            ours[UDP_1300] / plain[UDP_1300],
-            "1.8",
-            "3",
-        ),
-        (
-            "CPU s/GB of the daemons, against -O",
-            ours[OWN_CPU] / plain[OWN_CPU],
-            "at most 0.35",
-            "0.2",
-        ),
-        ("ping idle, against -O", idle, "at most 1.1", "1.0"),
-        (
-            "ping under load, against -O",
-            ours[LOADED] / plain[LOADED],
-            "at most 1.1",
-            "0.5",
-        ),
-        (
-            "PSS of the larger end, MiB",
-            ours[PSS_SERVER].max(ours[PSS_CLIENT]) / 1024.0,
-            "at most 1",
-            "0.49",
-        ),
-        ("8 clients together, against one alone", crowd, "0.9", ""),
-        (
-            "sign: TCP stream, against plain",
-            stream(&sign) / stream(&ours),
-            "0.4",
-            "0.5",
-        ),
-        (
-            "seal: TCP stream, against plain",
-            stream(&seal) / stream(&ours),
-            "0.18",
-            "0.3",
-        ),
-        (
-            "seal: TCP stream, against the fastest other user-space tunnel that encrypts",
-            stream(&seal) / stream(&encrypting),
-            "0.7",
-            "1.2",
-        ),
-        (
-            "sign: 64-byte UDP, against plain",
-            sign[UDP_64] / ours[UDP_64],
-            "0.6",
-            "0.85",
-        ),
-        (
-            "seal: 64-byte UDP, against plain",
-            seal[UDP_64] / ours[UDP_64],
-            "0.5",
-            "0.75",
-        ),
-        (
-            "seal: CPU s/GB of the daemons, against that other tunnel",
-            seal[OWN_CPU] / encrypting[OWN_CPU],
-            "at most 1",
-            "0.6",
-        ),
-    ]
+    ];
+    for (what, figure, [kernel, kernel_aim, other, other_aim]) in figures {
+        let against = |is: f64| figure(&ours) / is;
+        let name = format!("{what}, against in-kernel VXLAN");
+        add(&name, against(figure(&vxlan)), kernel, kernel_aim);
+        let (who, is) = best(others(), figure);
+        let name = format!("{what}, against the fastest other tunnel: {who}");
+        add(&name, against(is), other, other_aim);
+    }
+    let (who, is) = best(others(), |row| -row[OWN_CPU]);
+    let name = format!("CPU s/GB of the daemons, against the lowest other: {who}");
+    add(&name, ours[OWN_CPU] / -is, "at most 0.3", "0.2");
+    let (ours_64, plain_64) = (ours[UDP_64], plain[UDP_64]);
+    add(
+        "TCP stream, against -O",
+        stream(&ours) / stream(&plain),
+        "6",
+        "10",
+    );
+    add("64-byte UDP, against -O", ours_64 / plain_64, "2", "4");
+    let ratio = ours[UDP_1300] / plain[UDP_1300];
+    add("1300-byte UDP, against -O", ratio, "1.8", "3");
+    let ratio = ours[OWN_CPU] / plain[OWN_CPU];
+    add(
+        "CPU s/GB of the daemons, against -O",
+        ratio,
+        "at most 0.35",
+        "0.2",
+    );
+    add("ping idle, against -O", idle, "at most 1.1", "1.0");
+    let ratio = ours[LOADED] / plain[LOADED];
+    add("ping under load, against -O", ratio, "at most 1.1", "0.5");
+    let larger = ours[PSS_SERVER].max(ours[PSS_CLIENT]);
+    add(
+        "PSS of the larger end, MiB",
+        larger / 1024.0,
+        "at most 1",
+        "0.75",
+    );
+    add("8 clients together, against one alone", crowd, "0.9", "");
+    let (who, is) = best(encrypting(), stream);
+    for (word, row, limits) in [
+        ("sign", &sign, ["0.4", "0.5", "0.6", "0.85"]),
+        ("seal", &seal, ["0.18", "0.3", "0.5", "0.75"]),
+    ] {
+        let [tcp, tcp_aim, udp, udp_aim] = limits;
+        let name = format!("{word}: TCP stream, against plain");
+        add(&name, stream(row) / stream(&ours), tcp, tcp_aim);
+        let name = format!("{word}: 64-byte UDP, against plain");
+        add(&name, row[UDP_64] / ours_64, udp, udp_aim);
+        let name = format!("{word}: TCP stream, against {who}");
+        add(&name, stream(row) / is, "0.7", "1.2");
+    }
+    let (who, is) = best(encrypting(), |row| -row[OWN_CPU]);
+    let name = format!("seal: CPU s/GB of the daemons, against {who}");
+    add(&name, seal[OWN_CPU] / -is, "at most 1", "0.6");
+    ratios
 }
