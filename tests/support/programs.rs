@@ -58,6 +58,11 @@ pub fn command(program: &str) -> Command {
     }
 }
 
+/// Whether an emulated processor runs them, which is slow, beside traffic that this machine makes.
+pub fn are_emulated() -> bool {
+    !words("JTUNNEL_RUNNER").is_empty()
+}
+
 /// Options that every run of either program is to have.
 pub fn flags() -> Vec<String> {
     words("JTUNNEL_FLAGS")
