@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::link::Kind;
-use crate::{Row, TCP_4, TCP_32, UDP_64, UDP_1300, stream};
+use crate::{Figure, Row, TCP_4, TCP_32, UDP_64, UDP_1300, digits, stream};
 
 /// Of one panel, in pixels.
 const WIDTH: f64 = 170.0;
@@ -21,7 +21,6 @@ const STYLE: &str = "text{font:12px sans-serif;fill:#222}.t{font-weight:bold}\
 
 /// A Scalable Vector Graphic (W3C SVG 1.1) of the links and what they carry.
 pub(crate) fn draw(rows: &BTreeMap<usize, Row>) -> String {
-    type Figure = fn(&Row) -> f64;
     let panels: [(&str, Figure); 5] = [
         ("one TCP stream, Gbit/s", stream),
         ("4 streams, Gbit/s", |row| row[TCP_4]),
@@ -61,7 +60,7 @@ pub(crate) fn draw(rows: &BTreeMap<usize, Row>) -> String {
                 _ if kind.is_rival() => "other",
                 _ => "own",
             };
-            let digits = usize::from(value < 100.0) + usize::from(value < 10.0);
+            let digits = digits(value);
             writeln!(
                 svg,
                 "<rect class=\"{class}\" x=\"{x}\" y=\"{top}\" width=\"{length:.1}\" height=\"16\"/>\

@@ -57,6 +57,8 @@ const PSS_SERVER: usize = 12;
 const PSS_CLIENT: usize = 13;
 
 type Row = [f64; COLUMNS.len()];
+/// Takes one figure out of a row.
+type Figure = fn(&Row) -> f64;
 
 fn main() -> ExitCode {
     let (mut rounds, mut seconds, mut file) = (3, 2.0, "target/bench.md".to_owned());
@@ -215,29 +217,26 @@ fn report(rows: &BTreeMap<usize, Row>, crowd: f64, idle: f64, rounds: u32, secon
     for (&n, row) in rows {
         write!(text, "| {} |", Kind::ALL[n].name()).unwrap();
         for value in row {
-            let digits = if *value < 10.0 {
-                2
-            } else {
-                usize::from(*value < 100.0)
-            };
+            let digits = digits(*value);
             write!(text, " {value:.digits$} |").unwrap();
         }
         text.push('\n');
     }
     text.push_str("\n| ratio | is | required | aim |\n|---|---:|---:|---:|\n");
     for ratio in ratios(rows, crowd, idle) {
-        let Ratio {
-            name,
-            value,
-            required,
-            aim,
-        } = ratio;
+        let (name, value) = (ratio.name, ratio.value);
+        let (required, aim) = (ratio.required, ratio.aim);
         writeln!(text, "| {name} | {value:.2} | {required} | {aim} |").unwrap();
     }
     let mut versions: Vec<_> = rows.keys().map(|&n| Kind::ALL[n].version()).collect();
     versions.dedup();
     writeln!(text, "\nVersions: {}.", versions.join("; ")).unwrap();
     text
+}
+
+/// Digits behind the point that a figure of three digits has.
+fn digits(value: f64) -> usize {
+    usize::from(value < 100.0) + usize::from(value < 10.0)
 }
 
 /// A figure against what it is to be.
@@ -291,7 +290,6 @@ fn ratios(rows: &BTreeMap<usize, Row>, crowd: f64, idle: f64) -> Vec<Ratio> {
             aim,
         });
     };
-    type Figure = fn(&Row) -> f64;
     let figures: [(&str, Figure, [&str; 4]); 5] = [
         ("TCP stream", stream, ["0.5", "0.7", "2.5", "4"]),
         ("4 streams", |row| row[TCP_4], ["0.4", "0.6", "2.5", "4"]),

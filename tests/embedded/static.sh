@@ -33,8 +33,8 @@ flags="$flags --cfg chacha20_backend=\"soft\" --cfg poly1305_backend=\"soft\""
 flags="$flags --cfg curve25519_dalek_backend=\"serial\""
 # A panic is a bug and ends the program in any case; its message costs 60 KB, and what unwinding
 # would read 25 KB.
-abort="-Zunstable-options -Cpanic=immediate-abort -Cforce-unwind-tables=no"
-abort="$abort -Clink-arg=-Wl,-T,$root/tests/embedded/lean.ld"
+lean="-Zunstable-options -Cpanic=immediate-abort -Cforce-unwind-tables=no"
+lean="$lean -Clink-arg=-Wl,-T,$root/tests/embedded/lean.ld"
 
 # build TARGET OPTION...
 build() {
@@ -45,7 +45,7 @@ build() {
 
 for target; do
     export CARGO_TARGET_DIR="$static/build"
-    RUSTFLAGS="$flags $abort" build "$target" --release -p jtunneld -p jtunnel-client \
+    RUSTFLAGS="$flags $lean" build "$target" --release -p jtunneld -p jtunnel-client \
         -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size
     mkdir -p "$static/$target"
     for program in jtunneld jtunnel-client; do

@@ -64,7 +64,7 @@ fn keyed(key: &Key, parts: &[&[u8]]) -> Blake2sMac256 {
     mac
 }
 
-/// BLAKE2s-256 (RFC 7693) of the parts one behind the other.
+/// BLAKE2s-256 (RFC 7693) of the parts one behind the other. Once in the file, not once for each of its callers.
 #[inline(never)]
 pub(super) fn hash(key: &Key, parts: &[&[u8]]) -> Key {
     Key::new(keyed(key, parts).finalize().into_bytes().into())
