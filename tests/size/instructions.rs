@@ -174,9 +174,14 @@ impl Bench {
         };
         // What happens once only, such as a first use of memory, is over then.
         self.carry(from, to, load, len);
-        let before = self.settled();
-        let packets = self.carry(from, to, load, len);
-        (self.settled() - before) / u64::from(packets)
+        let once = || {
+            let before = self.settled();
+            let packets = self.carry(from, to, load, len);
+            (self.settled() - before) / u64::from(packets)
+        };
+        // Packets that are queued are few: one wake-up beside them would be seen in each.
+        let times = if matches!(load, Load::Single) { 1 } else { 3 };
+        (0..times).map(|_| once()).min().unwrap()
     }
 
     /// Carries packets, and returns how many.
