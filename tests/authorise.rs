@@ -1,5 +1,4 @@
 //! Who gets in, from when on, and until when.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

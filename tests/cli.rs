@@ -1,5 +1,4 @@
 //! The command line: what is printed where, and with which exit status.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

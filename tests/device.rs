@@ -1,5 +1,4 @@
 //! What happens to the tun device while it is in use: down, renamed, deleted.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

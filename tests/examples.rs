@@ -1,5 +1,4 @@
 //! The PROG scripts of the manual, as they are.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::PathBuf;

@@ -1,5 +1,4 @@
 //! What a path, a name server, a clock or a scheduler may do to a tunnel under traffic.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -1,5 +1,4 @@
 //! Input from people who mean no good, and networks that fail in every way there is.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,4 @@
 //! What the programs cost: nothing while nothing happens, and few system calls for each packet.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,4 @@
 //! The other implementation of keyed links agrees with the vectors and with itself.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::net::IpAddr;
 

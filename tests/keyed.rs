@@ -1,5 +1,4 @@
 //! Links that are signed or sealed: what they carry, and what becomes of their sessions.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
 use std::time::{Duration, Instant};

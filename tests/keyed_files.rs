@@ -1,6 +1,5 @@
 //! Keyed links: the files that hold the keys, what HUP makes of them, `-G` and `-K`, and what the log
 //! tells those who made a slip.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;

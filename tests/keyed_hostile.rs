@@ -1,6 +1,5 @@
 //! What somebody on the way, without the key, can do to keyed links: nothing but what every network
 //! may do.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::time::{Duration, Instant};
 

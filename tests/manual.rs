@@ -1,5 +1,4 @@
 //! Usage text, manual pages and README say the same.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,6 +1,5 @@
 //! The man in the middle does what it is told to, to plain datagrams and to keyed links between two
 //! ends of the other implementation.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

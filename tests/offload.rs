@@ -1,6 +1,5 @@
 //! Super-packets and many packets in one call, against the kernel at the other end and against a
 //! kernel that refuses. The content of every transfer is compared.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};

@@ -1,6 +1,5 @@
 //! Two servers, two clients with a tunnel to each, and BIRD with the configuration files of the
 //! manual on all four: the routes are OSPF's.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
 use std::net::IpAddr;

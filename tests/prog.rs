@@ -1,5 +1,4 @@
 //! PROG: what it finds when it runs, and what it may do without harm to the tunnel.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,5 @@
 //! Addresses change, mappings go stale, names move: the tunnel follows without anybody's help. How
 //! long it takes is printed.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
 //! A thousand clients of one server.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::time::{Duration, Instant};
 

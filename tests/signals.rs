@@ -1,5 +1,4 @@
 //! Signals, daemon manners, and the deaths of processes.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

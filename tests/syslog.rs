@@ -1,5 +1,4 @@
 //! The system logger: absent, there, gone, back, and one that hangs.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::fs;
 use std::path::Path;

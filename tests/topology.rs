@@ -1,5 +1,4 @@
 //! The ground the other tests stand on: hosts, cables, routers, NAT.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::net::IpAddr;
 

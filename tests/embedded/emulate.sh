@@ -28,14 +28,16 @@ worded=each_reason_for_a_lost_packet_has_a_line
 queued='a_client_whose_kernel_refuses datagrams_of_equal_and_mixed_sizes_that_wait_together
     super_packets_share_calls_and_become_whole_again'
 
-# suite OPTION...: the tests of these cargo options, without those that cannot work.
+# suite [FILE::]...: the tests, of these files only if any are given, without those that cannot work.
 suite() {
     # shellcheck disable=SC2046,SC2086 # one word for each test
     JTUNNEL_BIN=$static/$target JTUNNEL_RUNNER=$runner \
-        cargo test --quiet --no-fail-fast --locked -p jtunnel-tests "$@" -- --include-ignored --test-threads=4 \
-        $(printf -- '--skip %s ' $skipped)
+        cargo test --quiet --no-fail-fast --locked -p jtunnel-tests -- "$@" --include-ignored \
+        --test-threads="$threads" $(printf -- '--skip %s ' $skipped)
 }
 
+# Most tests wait most of the time.
+threads=8
 cd "$root"
 # shellcheck disable=SC2086 # one word for each target
 [ $# -gt 0 ] || set -- $targets
@@ -58,7 +60,7 @@ for target; do
         # Big endian talks to little endian.
         for native in jtunneld jtunnel-client; do
             echo "== $target, -O, and $native of this machine"
-            JTUNNEL_FLAGS=-O JTUNNEL_NATIVE=$native suite --test carry --test roam
+            JTUNNEL_FLAGS=-O JTUNNEL_NATIVE=$native suite carry:: roam::
         done
         ;;
     *)
