@@ -269,8 +269,8 @@ fn take(coalescer: &mut Coalescer, buffer: &[u8], written: &mut Vec<Vec<u8>>) {
         return;
     };
     let mut packet = whole.headers.to_vec();
-    for part in whole.parts {
-        packet.extend_from_slice(&buffer[part.clone()]);
+    for at in whole.packets {
+        packet.extend_from_slice(&buffer[at.clone()][whole.headers_len..]);
     }
     let header = VirtioNetHdr::decode(&whole.virtio).expect("a known type");
     written.extend(cut(&packet, &header).expect("a good super-packet"));

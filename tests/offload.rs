@@ -377,6 +377,70 @@ fn datagrams_of_equal_and_mixed_sizes_that_wait_together() {
     }
 }
 
+/// More flows than gather at once, each with datagrams of two lengths and now and then one that is
+/// never joined: each flow keeps its order, and is joined though others come between.
+#[test]
+#[ignore = "needs root"]
+fn flows_that_come_by_turns_are_joined_and_keep_their_order() {
+    const FLOWS: usize = 12;
+    let tunnel = Tunnel::plain(Lab::direct());
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let (inner, child) = (
+        tunnel.client.inner,
+        proc::twins(tunnel.client.pid()).remove(0),
+    );
+    let devices = [client.tuns().remove(0), server.tuns().remove(0)];
+    let mut noise = Noise::new(13);
+    for (from, to, near, far, reader, device) in [
+        (
+            client,
+            server,
+            inner.client4(),
+            inner.server4(),
+            child,
+            &devices[1],
+        ),
+        (
+            server,
+            client,
+            inner.server6(),
+            inner.client6(),
+            tunnel.server.pid(),
+            &devices[0],
+        ),
+    ] {
+        let pairs: Vec<_> = (0..FLOWS).map(|_| sockets(from, to, near, far)).collect();
+        let sniffer = Sniffer::new(to, device);
+        let mut sent = vec![Vec::new(); FLOWS];
+        while_stopped(reader, || {
+            for n in 0..240 {
+                // Three by turns, then any.
+                let flow = match n < 60 {
+                    true => n % 3,
+                    false => usize::try_from(noise.number()).unwrap() % FLOWS,
+                };
+                let len = match noise.number() % 20 {
+                    // In fragments.
+                    0..2 if n >= 60 => 1500,
+                    2..6 if n >= 60 => 300,
+                    _ => 200,
+                };
+                let content = noise.bytes(len);
+                pairs[flow].0.send(&content).unwrap();
+                sent[flow].push(content);
+            }
+        });
+        for ((_, receiver), sent) in pairs.iter().zip(&sent) {
+            expect(receiver, sent);
+        }
+        let lens: Vec<_> = std::iter::from_fn(|| sniffer.packet())
+            .map(|packet| packet.len())
+            .collect();
+        let large = lens.iter().any(|&len| len >= 15 * 200);
+        assert_eq!(large, offload_by_default(), "{near} to {far}: {lens:?}");
+    }
+}
+
 /// The kernel's multicast router drops what is longer than the next MTU and not to be fragmented,
 /// which is what UDP sockets send.
 #[test]

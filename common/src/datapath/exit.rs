@@ -30,6 +30,7 @@ pub enum Wrap<'a> {
 
 impl Exit<'_> {
     /// Sends one datagram.
+    #[inline(always)]
     pub(crate) fn send(&mut self, datagram: &[u8]) {
         match self.socket.send(datagram, self.target) {
             Ok(()) => self.count(datagram.len()),

@@ -1,5 +1,5 @@
-//! The packet path from UDP to a tun: consecutive segments of one flow become one super-packet
-//! again. Both programs go this way; nothing on it allocates or waits.
+//! The packet path from UDP to a tun: consecutive segments of a flow become one super-packet again,
+//! though those of others come between. Both programs go this way; nothing on it allocates or waits.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -9,15 +9,35 @@ use nix::errno::Errno;
 use crate::datapath::tally::Tally;
 use crate::io::tun::{Trouble, Tun};
 use crate::offload::gro::{self, Coalescer};
+use crate::offload::headers::Headers;
 use crate::offload::virtio_net;
 
 /// A super-packet's virtio-net header, its own headers, and the payloads.
 const MAX_PARTS: usize = 2 + gro::MAX_PACKETS;
 
+/// Flows whose packets gather at once: as many as the kernel's own, in each of its lists
+/// (MAX_GRO_SKBS of `net/core/gro.c`).
+const MAX_RUNS: usize = 8;
+
 /// Packets that lie in a receive buffer, on their way to one tun.
 #[derive(Default)]
 pub struct Inbound {
-    coalescer: Coalescer,
+    /// Those in which packets wait come first, the oldest before the others.
+    runs: [Coalescer; MAX_RUNS],
+    /// How many those are.
+    count: usize,
+    /// The one that the last packet came to.
+    last: usize,
+}
+
+/// Where a packet belongs.
+enum Found {
+    /// To this run.
+    Run(usize),
+    /// To a flow of which none waits.
+    None,
+    /// To none that could be known, it or the last one: a fragment for instance.
+    NoFlow,
 }
 
 impl Inbound {
@@ -36,77 +56,135 @@ impl Inbound {
             self.flush(tun, buffer, tally)?;
             return write_packet(tun, &buffer[at], tally);
         }
-        self.coalescer.set_udp(tun.takes_udp_super_packets());
-        if self.coalescer.push(buffer, at.clone()) {
-            return match self.coalescer.is_complete() {
-                true => self.flush(tun, buffer, tally),
-                false => Ok(()),
-            };
+        let mut result = Ok(());
+        if self.count > 0 {
+            // Mostly it is of the flow that the last one was of.
+            if self.runs[self.last].push(buffer, at.clone()) {
+                return self.write_if_complete(tun, buffer, tally);
+            }
+            match self.find(buffer, &buffer[at.clone()]) {
+                Found::Run(n) if n != self.last && self.runs[n].push(buffer, at.clone()) => {
+                    self.last = n;
+                    return self.write_if_complete(tun, buffer, tally);
+                }
+                // It must not overtake those that it can't join, and of what has no flow nobody
+                // knows whom it may overtake.
+                Found::Run(n) => result = self.write_run(n, tun, buffer, tally),
+                Found::NoFlow => result = self.flush(tun, buffer, tally),
+                Found::None if self.count == MAX_RUNS => {
+                    result = self.write_run(0, tun, buffer, tally);
+                }
+                Found::None => {}
+            }
         }
-        let result = self.flush(tun, buffer, tally);
-        self.coalescer.push(buffer, at);
+        self.last = self.count;
+        self.count += 1;
+        let run = &mut self.runs[self.last];
+        run.set_udp(tun.takes_udp_super_packets());
+        run.push(buffer, at);
         result
+    }
+
+    /// The run of a packet's flow, after the last run has refused it.
+    fn find(&self, buffer: &[u8], packet: &[u8]) -> Found {
+        let (Some(headers), true) = (Headers::parse(packet), self.runs[self.last].has_flow())
+        else {
+            return Found::NoFlow;
+        };
+        let is_of = |run: &Coalescer| run.is_of(buffer, packet, &headers);
+        let found = self.runs[..self.count].iter().position(is_of);
+        found.map_or(Found::None, Found::Run)
     }
 
     /// Where in the receive buffer the first packet lies that has gathered, if there is one.
     #[inline]
     pub fn start(&self) -> Option<usize> {
-        Some(self.coalescer.packets().first()?.start)
+        let oldest = self.runs[..self.count].first()?;
+        Some(oldest.packets().first()?.start)
     }
 
     /// Whether a single packet has gathered.
     #[inline]
     pub fn is_one(&self) -> bool {
-        self.coalescer.packets().len() == 1
+        self.count == 1 && self.runs[0].packets().len() == 1
     }
 
     /// Writes what has gathered.
     #[inline]
     pub fn flush(&mut self, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
-        if self.start().is_none() {
-            return Ok(());
+        let mut result = Ok(());
+        while self.count > 0 {
+            result = result.and(self.write_run(0, tun, buffer, tally));
         }
-        let result = self.write(tun, buffer, tally);
-        self.coalescer.clear();
         result
     }
 
-    fn write(&mut self, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
-        if let [only] = self.coalescer.packets() {
-            return write_packet(tun, &buffer[only.clone()], tally);
+    fn write_if_complete(
+        &mut self,
+        tun: &Tun,
+        buffer: &[u8],
+        tally: &mut Tally,
+    ) -> Result<(), Trouble> {
+        match self.runs[self.last].is_complete() {
+            true => self.write_run(self.last, tun, buffer, tally),
+            false => Ok(()),
         }
-        let Some(whole) = self.coalescer.finish(buffer) else {
-            return Ok(());
-        };
-        let mut parts = [IoSlice::new(&[]); MAX_PARTS];
-        parts[0] = IoSlice::new(&whole.virtio);
-        parts[1] = IoSlice::new(whole.headers);
-        for (part, at) in parts[2..].iter_mut().zip(whole.parts) {
-            *part = IoSlice::new(&buffer[at.clone()]);
-        }
-        let packets = whole.packets.len();
-        match tun.send(&parts[..2 + whole.parts.len()]) {
-            Ok(()) => {
-                for packet in whole.packets {
-                    tally.count.add(packet.len());
-                }
-            }
-            Err(Trouble::Refused) => {
-                let before = tally.count.packets;
-                for packet in whole.packets {
-                    write_packet(tun, &buffer[packet.clone()], tally)?;
-                }
-                // Unless single ones are refused too: then it is not for their number.
-                if tally.count.packets > before {
-                    tun.refuse_super_packets();
-                    tally.gave_up = Some(Errno::EINVAL);
-                }
-            }
-            Err(Trouble::Gone) => return Err(Trouble::Gone),
-            Err(_) => tally.count.dropped += packets as u64,
-        }
-        Ok(())
     }
+
+    /// Writes the n-th run and takes it from the others.
+    fn write_run(
+        &mut self,
+        n: usize,
+        tun: &Tun,
+        buffer: &[u8],
+        tally: &mut Tally,
+    ) -> Result<(), Trouble> {
+        let result = write(&mut self.runs[n], tun, buffer, tally);
+        self.runs[n].clear();
+        self.runs[n..self.count].rotate_left(1);
+        self.count -= 1;
+        if self.last >= n {
+            self.last = self.last.saturating_sub(1);
+        }
+        result
+    }
+}
+
+fn write(run: &mut Coalescer, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
+    if let [only] = run.packets() {
+        return write_packet(tun, &buffer[only.clone()], tally);
+    }
+    let Some(whole) = run.finish(buffer) else {
+        return Ok(());
+    };
+    let mut parts = [IoSlice::new(&[]); MAX_PARTS];
+    parts[0] = IoSlice::new(&whole.virtio);
+    parts[1] = IoSlice::new(whole.headers);
+    for (part, at) in parts[2..].iter_mut().zip(whole.packets) {
+        *part = IoSlice::new(&buffer[at.start + whole.headers_len..at.end]);
+    }
+    let packets = whole.packets.len();
+    match tun.send(&parts[..2 + packets]) {
+        Ok(()) => {
+            for packet in whole.packets {
+                tally.count.add(packet.len());
+            }
+        }
+        Err(Trouble::Refused) => {
+            let before = tally.count.packets;
+            for packet in whole.packets {
+                write_packet(tun, &buffer[packet.clone()], tally)?;
+            }
+            // Unless single ones are refused too: then it is not for their number.
+            if tally.count.packets > before {
+                tun.refuse_super_packets();
+                tally.gave_up = Some(Errno::EINVAL);
+            }
+        }
+        Err(Trouble::Gone) => return Err(Trouble::Gone),
+        Err(_) => tally.count.dropped += packets as u64,
+    }
+    Ok(())
 }
 
 /// Writes one packet as it came.

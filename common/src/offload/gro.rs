@@ -27,6 +27,8 @@ pub struct Coalescer {
     headers: Option<Headers>,
     /// Whether the tun takes super-packets of UDP.
     udp: bool,
+    /// Whether the first packet was looked into.
+    begun: bool,
     /// Whether another packet may follow.
     open: bool,
     /// Whether the first packet's checksums were looked at.
@@ -38,7 +40,6 @@ pub struct Coalescer {
     /// Length of the super-packet, in bytes.
     total: usize,
     packets: Vec<Range<usize>>,
-    parts: Vec<Range<usize>>,
     rebuilt: [u8; MAX_HEADERS],
 }
 
@@ -48,10 +49,10 @@ pub struct Coalesced<'a> {
     pub virtio: [u8; virtio_net::HEADER_LEN],
     /// The super-packet's own headers.
     pub headers: &'a [u8],
-    /// Where in the receive buffer the rest lies.
-    pub parts: &'a [Range<usize>],
-    /// Where the packets lie as they came, for a kernel that refuses the super-packet.
+    /// Where in the receive buffer the packets lie as they came.
     pub packets: &'a [Range<usize>],
+    /// How long each one's own headers are, in bytes: what is behind them belongs to this one.
+    pub headers_len: usize,
 }
 
 impl Default for Coalescer {
@@ -59,13 +60,13 @@ impl Default for Coalescer {
         Self {
             headers: None,
             udp: false,
+            begun: false,
             open: false,
             verified: false,
             push: false,
             size: 0,
             total: 0,
             packets: Vec::with_capacity(MAX_PACKETS),
-            parts: Vec::with_capacity(MAX_PACKETS),
             rebuilt: [0; MAX_HEADERS],
         }
     }
@@ -84,15 +85,15 @@ impl Coalescer {
             self.packets.push(at);
             return true;
         };
+        let first = &buffer[first.clone()];
+        let packet = &buffer[at.clone()];
         // Nobody looks into one that stays alone.
-        if self.packets.len() == 1 && self.parts.is_empty() {
-            self.begin(buffer, first.clone());
+        if !self.begun {
+            self.begin(first);
         }
-        let (packet, first) = (&buffer[at.clone()], &self.packets[0]);
         let (Some(headers), true) = (self.headers, self.open) else {
             return false;
         };
-        let first = &buffer[first.clone()];
         if !self.continues(first, packet, &headers) {
             return false;
         }
@@ -119,13 +120,12 @@ impl Coalescer {
             && !self.push
             && self.packets.len() + 1 < MAX_PACKETS
             && self.total + least <= MAX_TOTAL;
-        self.parts.push(at.start + headers.payload_at..at.end);
         self.packets.push(at);
         true
     }
 
-    fn begin(&mut self, buffer: &[u8], at: Range<usize>) {
-        let packet = &buffer[at.clone()];
+    fn begin(&mut self, packet: &[u8]) {
+        self.begun = true;
         self.headers = Headers::parse(packet);
         self.verified = false;
         self.push = false;
@@ -138,7 +138,6 @@ impl Coalescer {
                 Transport::Udp => self.udp,
             };
             self.open = can_go_on && self.size > 0;
-            self.parts.push(at.start + headers.payload_at..at.end);
         }
     }
 
@@ -201,8 +200,8 @@ impl Coalescer {
         Some(Coalesced {
             virtio: virtio.encode(),
             headers: &self.rebuilt[..len],
-            parts: &self.parts,
             packets: &self.packets,
+            headers_len: len,
         })
     }
 
@@ -244,10 +243,24 @@ impl Coalescer {
         &self.packets
     }
 
+    /// Whether it is known of which flow the run is, after a packet was pushed and refused.
+    pub(crate) fn has_flow(&self) -> bool {
+        self.headers.is_some()
+    }
+
+    /// Whether a packet of this layout is of the flow that the run is of. Before one was pushed and
+    /// refused that is not known.
+    pub(crate) fn is_of(&self, buffer: &[u8], packet: &[u8], headers: &Headers) -> bool {
+        let (Some(own), Some(first)) = (&self.headers, self.packets.first()) else {
+            return false;
+        };
+        self.begun && headers.is_same_flow(packet, own, &buffer[first.clone()])
+    }
+
     /// Forgets the run.
     pub fn clear(&mut self) {
         self.packets.clear();
-        self.parts.clear();
+        self.begun = false;
     }
 }
 
@@ -297,8 +310,8 @@ mod tests {
                 let whole = coalescer.finish(buffer)?;
                 let header = VirtioNetHdr::decode(&whole.virtio).expect("a known type");
                 let mut packet = whole.headers.to_vec();
-                for part in whole.parts {
-                    packet.extend_from_slice(&buffer[part.clone()]);
+                for at in whole.packets {
+                    packet.extend_from_slice(&buffer[at.clone()][whole.headers_len..]);
                 }
                 (header, packet)
             }

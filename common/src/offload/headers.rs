@@ -68,6 +68,14 @@ impl Ip {
         }
     }
 
+    /// Source and destination in a header.
+    fn addresses(self, header: &[u8]) -> &[u8] {
+        match self {
+            Self::V4 => &header[12..20],
+            Self::V6 => &header[8..40],
+        }
+    }
+
     /// Length of the header without options or extension headers, in bytes.
     pub(crate) fn header_len(self) -> usize {
         match self {
@@ -153,6 +161,15 @@ impl Headers {
         })
     }
 
+    /// Whether a packet of this layout has the addresses and ports of another.
+    pub(super) fn is_same_flow(&self, packet: &[u8], other: &Headers, others: &[u8]) -> bool {
+        let at = self.transport_at;
+        self.ip == other.ip
+            && self.transport == other.transport
+            && packet[at..at + 4] == others[at..at + 4]
+            && self.ip.addresses(packet) == self.ip.addresses(others)
+    }
+
     /// Whether the checksums of a packet of this layout are right. UDP without one is not.
     pub(super) fn checksums_are_valid(&self, packet: &[u8]) -> bool {
         if self.ip == Ip::V4 && !Sum::default().with(&packet[..IPV4_LEN]).is_valid() {
@@ -181,11 +198,7 @@ pub(crate) fn pseudo_header(
 /// The pseudo header for so many bytes of transport header and payload. IP packets are shorter
 /// than 64 KiB.
 pub(crate) fn pseudo_header_for(headers: &[u8], ip: Ip, transport: Transport, len: usize) -> Sum {
-    let addresses = match ip {
-        Ip::V4 => &headers[12..20],
-        Ip::V6 => &headers[8..40],
-    };
-    Sum::pseudo_header(addresses, transport.protocol(), to_u16(len))
+    Sum::pseudo_header(ip.addresses(headers), transport.protocol(), to_u16(len))
 }
 
 /// Writes the length of a packet, `total` bytes in all, into its IP header, and the IPv4 header's
