@@ -377,6 +377,48 @@ fn datagrams_of_equal_and_mixed_sizes_that_wait_together() {
     }
 }
 
+/// Before Linux 6.9, which takes 128 segments in one call.
+#[test]
+#[ignore = "needs root"]
+fn a_kernel_that_takes_64_segments_only() {
+    let lab = Lab::direct();
+    let host = lab.client();
+    let _server = Server::new(&lab.server, [1]).keyed("sign", [1]).start();
+    let client = Client::new(host, 1).keyed("sign").start();
+    client.wait_up();
+    let inner = client.inner;
+    let (sender, receiver) = sockets(host, &lab.server, inner.client4(), inner.server4());
+    setsockopt(&sender, UdpGsoSegment, &50).unwrap();
+    // The next call is the first that is refused.
+    let mut command = Command::new("strace");
+    let child = proc::twins(client.pid())[0];
+    command.arg("-o").arg(host.path("trace"));
+    command.args(["-p", &child.to_string(), "-e", "trace=sendmsg"]);
+    command.args(["-e", "inject=sendmsg:error=EINVAL:when=1"]);
+    let mut trace = Process::spawn(host, command);
+    trace.lines.wait("attached");
+    let mut noise = Noise::new(14);
+    for _ in 0..3 {
+        let content = noise.bytes(100 * 50);
+        sender.send(&content).unwrap();
+        expect(&receiver, content.chunks(50));
+    }
+    trace.signal(Signal::SIGINT);
+    trace.wait();
+    client.lines.exactly("packets go one by one", 0);
+    let calls = host.read("trace");
+    let counts = calls.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("msg_iovlen=")?;
+        let (count, _) = rest.split_once(',')?;
+        count.parse::<u32>().ok().filter(|&count| count > 2)
+    });
+    let expected: &[u32] = match offload_by_default() {
+        true => &[100, 64, 36, 64, 36, 64, 36],
+        false => &[],
+    };
+    assert_eq!(counts.collect::<Vec<_>>(), expected, "{calls}");
+}
+
 /// More flows than gather at once, each with datagrams of two lengths and now and then one that is
 /// never joined: each flow keeps its order, and is joined though others come between.
 #[test]

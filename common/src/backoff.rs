@@ -20,6 +20,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// How long to wait now; the time after it is twice as long, 30 s at most.
+    #[cold]
     pub fn next_wait(&mut self) -> Duration {
         let wait = self.0;
         self.0 = (wait * 2).min(LONGEST);
@@ -38,6 +39,7 @@ pub struct Restart {
 
 impl Restart {
     /// It is lost now. Returns when to start it.
+    #[cold]
     pub fn next(&mut self, now: Instant) -> Instant {
         let wait = if self.is_recent(now) {
             self.backoff.next_wait()

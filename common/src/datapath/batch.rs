@@ -6,8 +6,10 @@ use std::ops::Range;
 use crate::datapath::exit::Exit;
 use crate::io::socket::is_refusal;
 
-/// UDP_MAX_SEGMENTS of `<linux/udp.h>`; Linux 6.9 allows twice as many.
-const MAX_SEGMENTS: usize = 64;
+/// Pieces of memory in one call, of which a datagram is one or two.
+const MAX_PARTS: usize = 128;
+/// UDP_MAX_SEGMENTS of `<linux/udp.h>` before Linux 6.9, which allows twice as many.
+const SURE_SEGMENTS: usize = 64;
 /// All segments together must fit one IPv4 packet: 65535 less its header and that of UDP.
 const MAX_BYTES: usize = 65_507;
 
@@ -31,14 +33,21 @@ pub(super) struct Buffers<'a> {
 #[derive(Debug)]
 pub(super) struct Batch {
     segments: Vec<Segment>,
+    parts: usize,
     bytes: usize,
     /// A shorter one was the last.
     ended: bool,
+    /// How many segments the kernel takes in one call, as far as is known.
+    most: usize,
 }
 
 impl Segment {
     fn len(&self) -> usize {
         self.head.len() + self.body.len()
+    }
+
+    fn count_parts(&self) -> usize {
+        usize::from(!self.head.is_empty()) + usize::from(!self.body.is_empty())
     }
 
     fn parts<'a>(&self, buffers: Buffers<'a>) -> [&'a [u8]; 2] {
@@ -52,9 +61,11 @@ impl Segment {
 impl Batch {
     pub(crate) fn new() -> Self {
         Self {
-            segments: Vec::with_capacity(MAX_SEGMENTS),
+            segments: Vec::with_capacity(MAX_PARTS),
+            parts: 0,
             bytes: 0,
             ended: false,
+            most: MAX_PARTS,
         }
     }
 
@@ -80,7 +91,7 @@ impl Batch {
         self.segments.first().is_none_or(|first| {
             !self.ended
                 && len <= first.len()
-                && self.segments.len() < MAX_SEGMENTS
+                && self.parts + 2 <= MAX_PARTS
                 && self.bytes + len <= MAX_BYTES
         })
     }
@@ -89,6 +100,7 @@ impl Batch {
     pub(crate) fn push(&mut self, segment: Segment) {
         let len = segment.len();
         self.ended = self.segments.first().is_some_and(|first| len < first.len());
+        self.parts += segment.count_parts();
         self.bytes += len;
         self.segments.push(segment);
     }
@@ -101,8 +113,16 @@ impl Batch {
         while let [first, rest @ ..] = left {
             let len = first.len();
             if !single_lost && !rest.is_empty() && exit.target.takes_segments(len) {
-                match send_at_once(left, buffers, len, exit) {
-                    Ok(()) => break,
+                let (now, later) = left.split_at(left.len().min(self.most));
+                match send_at_once(now, buffers, len, exit) {
+                    Ok(()) => {
+                        left = later;
+                        continue;
+                    }
+                    Err(_) if now.len() > SURE_SEGMENTS => {
+                        self.most = SURE_SEGMENTS;
+                        continue;
+                    }
                     Err(error) if exit.target.refuse_segments(len) => {
                         exit.tally.gave_up = Some(error);
                     }
@@ -116,6 +136,7 @@ impl Batch {
             left = rest;
         }
         self.segments.clear();
+        self.parts = 0;
         self.bytes = 0;
         self.ended = false;
     }
@@ -128,7 +149,7 @@ fn send_at_once(
     len: usize,
     exit: &mut Exit<'_>,
 ) -> nix::Result<()> {
-    let mut parts = [IoSlice::new(&[]); 2 * MAX_SEGMENTS];
+    let mut parts = [IoSlice::new(&[]); MAX_PARTS];
     let mut used = 0;
     for segment in segments {
         for part in segment.parts(buffers) {

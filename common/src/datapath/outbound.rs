@@ -29,7 +29,9 @@ const DATA_LEN: usize = GATHER_LEN + HEADROOM + MAX_PACKET + keyed::TAG_LEN;
 /// IPv6 sets no bound to its extension headers. On a keyed link, whole segments.
 const HEADS_LEN: usize = MAX_PACKET + keyed::OVERHEAD;
 /// Packets in one turn, bytes, and datagrams, of which a packet may be many: then another tun is due.
-const MAX_PACKETS: usize = 64;
+/// Those that leave one by one take longer.
+const MAX_PACKETS: usize = 128;
+const MAX_SINGLES: usize = 64;
 const MAX_BYTES: usize = 4 * MAX_PACKET;
 const MAX_DATAGRAMS: u64 = 256;
 
@@ -124,7 +126,7 @@ impl Outbound {
             Wrap::Plain => HEADER_LEN,
             Wrap::Keyed(_) | Wrap::Shut => keyed::HEADER_LEN,
         };
-        for n in 0..MAX_PACKETS {
+        for n in 0..MAX_SINGLES {
             let room = &mut self.data[start..];
             let read = match n {
                 0 => tun.receive(room),

@@ -33,6 +33,7 @@ impl Throttle {
     }
 
     /// Asks for an event at `now`; `None` means that it is held back.
+    #[cold]
     pub fn pass(&mut self, now: Instant) -> Option<HeldBack> {
         let interval = Duration::from_secs(self.interval.into());
         if self

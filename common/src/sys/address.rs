@@ -77,6 +77,7 @@ impl RawAddress {
     }
 
     /// The address, or nobody's for one of another family, which can't come from a UDP socket.
+    #[cold]
     pub fn decode(&self) -> SocketAddr {
         let nobody = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
         decode(self.as_bytes()).unwrap_or(nobody)
@@ -112,6 +113,7 @@ pub fn decode(raw: &[u8]) -> Option<SocketAddr> {
 
 /// The one form in which addresses are compared: v4-mapped as IPv4, no flow label, and a scope
 /// for link-local addresses only.
+#[cold]
 pub fn canonical(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V4(_) => address,
