@@ -13,6 +13,7 @@ use support::tunnel::{Client, Server, client_prog, server_prog};
 use support::wait::wait_until;
 
 use crate::measure::End;
+use crate::path::Path;
 
 const CLIENT4: &str = "198.51.100.2";
 /// Addresses of tunnels that are not ours.
@@ -154,32 +155,44 @@ pub(crate) struct Link {
     pub(crate) server: End,
     pub(crate) client: End,
     _processes: Vec<Process>,
+    _path: Option<Path>,
 }
 
 impl Link {
     /// Sets a link up between two new hosts.
     pub(crate) fn up(kind: Kind) -> Self {
+        Self::between_hosts(kind, &Lab::direct(), None)
+    }
+
+    /// The same with a long path between them.
+    pub(crate) fn far(kind: Kind) -> Self {
         let lab = Lab::direct();
-        let link = match kind {
-            Kind::Veth => Self::between(&lab, [SERVER4, CLIENT4], Vec::new()),
-            Kind::Vxlan => vxlan(&lab),
-            Kind::Offload => ours(&lab, &[], None),
-            Kind::Plain => ours(&lab, &["-O"], None),
-            Kind::Sign => ours(&lab, &[], Some("sign")),
-            Kind::Seal => ours(&lab, &[], Some("seal")),
-            Kind::OpenVpnNone => openvpn(&lab, &["--cipher", "none", "--auth", "none"]),
-            Kind::OpenVpnAes => openvpn(&lab, &["--cipher", "AES-256-CBC"]),
-            Kind::Fastd => fastd(&lab),
-            Kind::Tinc => tinc(&lab),
-            Kind::Vtun => vtun(&lab),
-            Kind::Socat => socat(&lab),
-            Kind::QuickTun => quicktun(&lab),
-            Kind::WireGuard => wireguard(&lab),
-            Kind::Nebula => nebula(&lab),
+        let path = Path::instead_of_cable(&lab);
+        Self::between_hosts(kind, &lab, Some(path))
+    }
+
+    fn between_hosts(kind: Kind, lab: &Lab, path: Option<Path>) -> Self {
+        let mut link = match kind {
+            Kind::Veth => Self::between(lab, [SERVER4, CLIENT4], Vec::new()),
+            Kind::Vxlan => vxlan(lab),
+            Kind::Offload => ours(lab, &[], None),
+            Kind::Plain => ours(lab, &["-O"], None),
+            Kind::Sign => ours(lab, &[], Some("sign")),
+            Kind::Seal => ours(lab, &[], Some("seal")),
+            Kind::OpenVpnNone => openvpn(lab, &["--cipher", "none", "--auth", "none"]),
+            Kind::OpenVpnAes => openvpn(lab, &["--cipher", "AES-256-CBC"]),
+            Kind::Fastd => fastd(lab),
+            Kind::Tinc => tinc(lab),
+            Kind::Vtun => vtun(lab),
+            Kind::Socat => socat(lab),
+            Kind::QuickTun => quicktun(lab),
+            Kind::WireGuard => wireguard(lab),
+            Kind::Nebula => nebula(lab),
         };
         wait_until(PATIENCE, &format!("a ping through {}", kind.name()), || {
             ping_works(&link.client.host, link.server.address)
         });
+        link._path = path;
         link
     }
 
@@ -199,6 +212,7 @@ impl Link {
             server: end(&lab.server, 0),
             client: end(lab.client(), 1),
             _processes: processes,
+            _path: None,
         }
     }
 }
@@ -255,6 +269,7 @@ fn ours(lab: &Lab, options: &[&str], word: Option<&str>) -> Link {
             processes: pair,
         },
         _processes: Vec::new(),
+        _path: None,
     }
 }
 

@@ -16,6 +16,7 @@
 mod chart;
 mod link;
 mod measure;
+mod path;
 mod scale;
 
 use std::collections::BTreeMap;
@@ -27,13 +28,15 @@ use std::time::Duration;
 use crate::link::{Crowd, Kind, Link};
 
 /// What is measured, in the order of the columns.
-const COLUMNS: [&str; 16] = [
+const COLUMNS: [&str; 18] = [
     "TCP up, Gbit/s",
     "TCP down, Gbit/s",
     "4 streams, Gbit/s",
     "32 streams, Gbit/s",
     "64-byte UDP, 1000/s",
     "1300-byte UDP, Mbit/s",
+    "8 UDP flows by turns, Mbit/s",
+    "TCP over 20 ms with loss, Mbit/s",
     "ping, ms",
     "ping p99, ms",
     "loaded ping, ms",
@@ -51,10 +54,14 @@ const TCP_4: usize = 2;
 const TCP_32: usize = 3;
 const UDP_64: usize = 4;
 const UDP_1300: usize = 5;
-const LOADED: usize = 8;
-const OWN_CPU: usize = 10;
-const PSS_SERVER: usize = 12;
-const PSS_CLIENT: usize = 13;
+const UDP_FLOWS: usize = 6;
+const FAR: usize = 7;
+const LOADED: usize = 10;
+const OWN_CPU: usize = 12;
+const PSS_SERVER: usize = 14;
+const PSS_CLIENT: usize = 15;
+/// A stream over a long path needs so many times the time of others.
+const FAR_TIMES: u32 = 5;
 
 type Row = [f64; COLUMNS.len()];
 /// Takes one figure out of a row.
@@ -70,6 +77,7 @@ fn main() -> ExitCode {
             "--seconds" => seconds = words.next().unwrap().parse().unwrap(),
             "--only" => only = words.next(),
             "--scale" => scale = true,
+            option if option.starts_with('-') => panic!("{option}: there is no such option"),
             _ => file = word,
         }
     }
@@ -126,8 +134,9 @@ fn measure(kind: Kind, time: Duration) -> Row {
     let down = measure::tcp(&[(server, client)], time);
     let four = measure::tcp(&[(client, server); 4], time);
     let many = measure::tcp(&[(client, server); 32], time);
-    let small = measure::udp(client, server, 64);
-    let large = measure::udp(client, server, 1300);
+    let small = measure::udp(client, server, 1, 64);
+    let large = measure::udp(client, server, 1, 1300);
+    let flows = measure::udp(client, server, 8, 1300);
     let loaded_pings = measure::pings_under_load(client, server, time);
     let (own, machine) = measure::cost(client, server, time);
     let memory = [server, client].map(measure::memory);
@@ -136,6 +145,8 @@ fn measure(kind: Kind, time: Duration) -> Row {
                  tc class add dev eth0 parent 1: classid 1:1 htb rate 20mbit";
     let is_shaped = client.host.try_sh(shape);
     let shaped_pings = is_shaped.then(|| measure::pings_under_load(client, server, time));
+    let link = Link::far(kind);
+    let far = measure::tcp(&[(&link.server, &link.client)], FAR_TIMES * time);
     [
         up / 1e9,
         down / 1e9,
@@ -143,6 +154,8 @@ fn measure(kind: Kind, time: Duration) -> Row {
         many / 1e9,
         small / 1e3,
         large * 1300.0 * 8.0 / 1e6,
+        flows * 1300.0 * 8.0 / 1e6,
+        far / 1e6,
         percentile(&idle_pings, 50),
         percentile(&idle_pings, 99),
         percentile(&loaded_pings, 50),
@@ -308,6 +321,14 @@ fn ratios(rows: &BTreeMap<usize, Row>, crowd: f64, idle: f64) -> Vec<Ratio> {
         let (who, is) = best(others(), figure);
         let name = format!("{what}, against the fastest other tunnel: {who}");
         add(&name, against(is), other, other_aim);
+    }
+    for (what, column) in [
+        ("8 UDP flows by turns", UDP_FLOWS),
+        ("TCP over 20 ms with loss", FAR),
+    ] {
+        let (who, is) = best(others(), |row| row[column]);
+        let name = format!("{what}, against the fastest other tunnel: {who}");
+        add(&name, ours[column] / is, "", "");
     }
     let (who, is) = best(others(), |row| -row[OWN_CPU]);
     let name = format!("CPU s/GB of the daemons, against the lowest other: {who}");

@@ -98,8 +98,8 @@ fn send_until(mut stream: TcpStream, end: Instant, rate: f64) {
 }
 
 /// The highest rate of datagrams of this size, in datagrams per second, of which hardly any is
-/// lost: doubled until some are, then halved in between.
-pub(crate) fn udp(from: &End, to: &End, size: usize) -> f64 {
+/// lost: doubled until some are, then halved in between. Of so many flows, by turns.
+pub(crate) fn udp(from: &End, to: &End, flows: usize, size: usize) -> f64 {
     let address = to.address;
     let receiver = to.host.run(move || UdpSocket::bind((address, 0)).unwrap());
     // What the receiving program has no time for is not the link's fault.
@@ -108,18 +108,21 @@ pub(crate) fn udp(from: &End, to: &End, size: usize) -> f64 {
         .set_read_timeout(Some(Duration::from_millis(50)))
         .unwrap();
     let to = receiver.local_addr().unwrap();
-    let sender = from.host.run(move || {
-        let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
-            .parse()
-            .unwrap();
-        let socket = UdpSocket::bind(any).unwrap();
-        socket.connect(to).unwrap();
-        socket
-    });
+    let sender = || {
+        from.host.run(move || {
+            let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }
+                .parse()
+                .unwrap();
+            let socket = UdpSocket::bind(any).unwrap();
+            socket.connect(to).unwrap();
+            socket
+        })
+    };
+    let senders: Vec<_> = (0..flows).map(|_| sender()).collect();
     let (mut passed, mut failed) = (0.0, f64::INFINITY);
     let mut rate = 20_000.0;
     for _ in 0..14 {
-        let (sent, lost) = burst(&sender, &receiver, size, rate);
+        let (sent, lost) = burst(&senders, &receiver, size, rate);
         if lost <= LOSS {
             passed = sent.max(passed);
             // The sender itself can't do more.
@@ -142,7 +145,7 @@ pub(crate) fn udp(from: &End, to: &End, size: usize) -> f64 {
 }
 
 /// Sends at a steady rate for a moment; the rate that it came to, and the share that was lost.
-fn burst(sender: &UdpSocket, receiver: &UdpSocket, size: usize, rate: f64) -> (f64, f64) {
+fn burst(senders: &[UdpSocket], receiver: &UdpSocket, size: usize, rate: f64) -> (f64, f64) {
     const TIME: Duration = Duration::from_millis(400);
     let receiver = receiver.try_clone().unwrap();
     let counter = std::thread::spawn(move || {
@@ -160,7 +163,7 @@ fn burst(sender: &UdpSocket, receiver: &UdpSocket, size: usize, rate: f64) -> (f
     let (data, start, mut sent) = (vec![7; size], Instant::now(), 0u64);
     while start.elapsed() < TIME {
         let due = start.elapsed().as_secs_f64() * rate;
-        for _ in 0..16 {
+        for sender in senders.iter().cycle().take(16) {
             if (sent as f64) < due && sender.send(&data).is_ok() {
                 sent += 1;
             }
