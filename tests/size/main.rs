@@ -172,15 +172,30 @@ fn needs(dynamic: &Path, statics: &Path) {
 }
 
 fn memories(dynamic: &Path, statics: &Path) {
-    for (kind, files) in [("dynamic", dynamic), ("static", &statics.join(STATIC_X86))] {
+    let builds = [("dynamic", dynamic), ("static", &statics.join(STATIC_X86))];
+    let rows = together(builds, |(_, files)| memory::rows(files));
+    for ((kind, _), rows) in builds.into_iter().zip(rows) {
         println!(
             "\n| process, x86-64, {kind} | resident, KiB | anonymous, KiB | resident after 512 MiB of TCP | anonymous after it | wake-ups in 50 idle s |\n\
              | --- | ---: | ---: | ---: | ---: | ---: |"
         );
-        for row in memory::rows(files) {
+        for row in rows {
             println!("{row}");
         }
     }
+}
+
+/// Does the same with each at once: most of the time is waiting, and instructions are counted by
+/// qemu, whatever else the machine does.
+fn together<B: Send, T: Send, const N: usize>(
+    builds: [B; N],
+    work: impl Fn(B) -> T + Sync,
+) -> [T; N] {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads = builds.map(|build| scope.spawn(move || work(build)));
+        threads.map(|thread| thread.join().unwrap())
+    })
 }
 
 /// What the server keeps of each client.
@@ -213,7 +228,9 @@ fn counts(dynamic: &Path, statics: &Path) -> Vec<Figure> {
         ("mipsel, static", "mipsel", &statics.join(STATIC_MIPS)),
     ];
     let names = builds.map(|(name, ..)| name);
-    let counts = builds.map(|(_, machine, files)| instructions::of(machine, files, &plugin));
+    let counts = together(builds, |(_, machine, files)| {
+        instructions::of(machine, files, &plugin)
+    });
     println!(
         "\n| instructions for each packet, user part | {} |",
         names.join(" | ")

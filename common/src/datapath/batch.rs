@@ -3,6 +3,8 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
+use nix::errno::Errno;
+
 use crate::datapath::exit::Exit;
 use crate::io::socket::is_refusal;
 
@@ -119,7 +121,7 @@ impl Batch {
                         left = later;
                         continue;
                     }
-                    Err(_) if now.len() > SURE_SEGMENTS => {
+                    Err(Errno::EINVAL) if now.len() > SURE_SEGMENTS => {
                         self.most = SURE_SEGMENTS;
                         continue;
                     }
