@@ -25,7 +25,7 @@ linked='a_child_that_ends_sends_what_it_has_read a_session_ends_after_half_an_ho
 # It compares with the words of the C library here; musl has others.
 worded=each_reason_for_a_lost_packet_has_a_line
 # qemu has no preadv2: ENOSYS. So what waits in the tun together is not read together.
-queued='a_client_whose_kernel_refuses datagrams_of_equal_and_mixed_sizes_that_wait_together
+queued='a_client_whose_kernel_refuses flows_that_come_by_turns datagrams_of_equal_and_mixed_sizes_that_wait_together
     super_packets_share_calls_and_become_whole_again'
 
 # suite [FILE::]...: the tests, of these files only if any are given, without those that cannot work.

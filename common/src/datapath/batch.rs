@@ -109,20 +109,21 @@ impl Batch {
 
     /// Sends all datagrams, in one call if the path takes that, and is empty then.
     pub(crate) fn send(&mut self, buffers: Buffers<'_>, exit: &mut Exit<'_>) {
-        let mut left = self.segments.as_slice();
+        let (mut left, mut most) = (self.segments.as_slice(), self.most);
         // If a single one is lost as well it is the route, and nothing is learnt of the path.
         let mut single_lost = false;
         while let [first, rest @ ..] = left {
             let len = first.len();
             if !single_lost && !rest.is_empty() && exit.target.takes_segments(len) {
-                let (now, later) = left.split_at(left.len().min(self.most));
+                let (now, later) = left.split_at(left.len().min(most));
                 match send_at_once(now, buffers, len, exit) {
                     Ok(()) => {
-                        left = later;
+                        (left, self.most) = (later, most);
                         continue;
                     }
+                    // For their number, or for the path: the next call tells.
                     Err(Errno::EINVAL) if now.len() > SURE_SEGMENTS => {
-                        self.most = SURE_SEGMENTS;
+                        most = SURE_SEGMENTS;
                         continue;
                     }
                     Err(error) if exit.target.refuse_segments(len) => {

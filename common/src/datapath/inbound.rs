@@ -20,10 +20,9 @@ const MAX_PARTS: usize = 2 + gro::MAX_PACKETS;
 const MAX_RUNS: usize = 8;
 
 /// Packets that lie in a receive buffer, on their way to one tun.
-#[derive(Default)]
 pub struct Inbound {
     /// Those in which packets wait come first, the oldest before the others.
-    runs: [Coalescer; MAX_RUNS],
+    runs: Vec<Coalescer>,
     /// How many those are.
     count: usize,
     /// The one that the last packet came to.
@@ -36,8 +35,18 @@ enum Found {
     Run(usize),
     /// To a flow of which none waits.
     None,
-    /// To none that could be known, it or the last one: a fragment for instance.
+    /// To none that is known: a fragment for instance.
     NoFlow,
+}
+
+impl Default for Inbound {
+    fn default() -> Self {
+        Self {
+            runs: (0..MAX_RUNS).map(|_| Coalescer::default()).collect(),
+            count: 0,
+            last: 0,
+        }
+    }
 }
 
 impl Inbound {
@@ -56,39 +65,46 @@ impl Inbound {
             self.flush(tun, buffer, tally)?;
             return write_packet(tun, &buffer[at], tally);
         }
-        let mut result = Ok(());
+        let (mut result, mut joined) = (Ok(()), false);
         if self.count > 0 {
             // Mostly it is of the flow that the last one was of.
-            if self.runs[self.last].push(buffer, at.clone()) {
-                return self.write_if_complete(tun, buffer, tally);
+            joined = self.runs[self.last].push(buffer, at.clone());
+            // One that nothing can join waits for nothing.
+            if !self.runs[self.last].is_open() {
+                result = self.write_run(self.last, tun, buffer, tally);
             }
+        }
+        if !joined && self.count > 0 {
             match self.find(buffer, &buffer[at.clone()]) {
-                Found::Run(n) if n != self.last && self.runs[n].push(buffer, at.clone()) => {
-                    self.last = n;
-                    return self.write_if_complete(tun, buffer, tally);
+                Found::Run(n) if self.runs[n].push(buffer, at.clone()) => {
+                    (self.last, joined) = (n, true);
+                    if !self.runs[n].is_open() {
+                        result = result.and(self.write_run(n, tun, buffer, tally));
+                    }
                 }
                 // It must not overtake those that it can't join, and of what has no flow nobody
                 // knows whom it may overtake.
-                Found::Run(n) => result = self.write_run(n, tun, buffer, tally),
-                Found::NoFlow => result = self.flush(tun, buffer, tally),
+                Found::Run(n) => result = result.and(self.write_run(n, tun, buffer, tally)),
+                Found::NoFlow => result = result.and(self.flush(tun, buffer, tally)),
                 Found::None if self.count == MAX_RUNS => {
-                    result = self.write_run(0, tun, buffer, tally);
+                    result = result.and(self.write_run(0, tun, buffer, tally));
                 }
                 Found::None => {}
             }
         }
-        self.last = self.count;
-        self.count += 1;
-        let run = &mut self.runs[self.last];
-        run.set_udp(tun.takes_udp_super_packets());
-        run.push(buffer, at);
+        if !joined {
+            self.last = self.count;
+            self.count += 1;
+            let run = &mut self.runs[self.last];
+            run.set_udp(tun.takes_udp_super_packets());
+            run.push(buffer, at);
+        }
         result
     }
 
     /// The run of a packet's flow, after the last run has refused it.
     fn find(&self, buffer: &[u8], packet: &[u8]) -> Found {
-        let (Some(headers), true) = (Headers::parse(packet), self.runs[self.last].has_flow())
-        else {
+        let Some(headers) = Headers::parse(packet) else {
             return Found::NoFlow;
         };
         let is_of = |run: &Coalescer| run.is_of(buffer, packet, &headers);
@@ -117,18 +133,6 @@ impl Inbound {
             result = result.and(self.write_run(0, tun, buffer, tally));
         }
         result
-    }
-
-    fn write_if_complete(
-        &mut self,
-        tun: &Tun,
-        buffer: &[u8],
-        tally: &mut Tally,
-    ) -> Result<(), Trouble> {
-        match self.runs[self.last].is_complete() {
-            true => self.write_run(self.last, tun, buffer, tally),
-            false => Ok(()),
-        }
     }
 
     /// Writes the n-th run and takes it from the others.

@@ -233,19 +233,14 @@ impl Coalescer {
         }
     }
 
-    /// Whether there is a run that no packet can join any more.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.packets.len() > 1 && !self.open
-    }
-
     /// Where the packets of the run lie.
     pub fn packets(&self) -> &[Range<usize>] {
         &self.packets
     }
 
-    /// Whether it is known of which flow the run is, after a packet was pushed and refused.
-    pub(crate) fn has_flow(&self) -> bool {
-        self.headers.is_some()
+    /// Whether some packet could join, after one was pushed and refused.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
     }
 
     /// Whether a packet of this layout is of the flow that the run is of. Before one was pushed and
