@@ -42,7 +42,7 @@ enum Found {
 impl Default for Inbound {
     fn default() -> Self {
         Self {
-            runs: (0..MAX_RUNS).map(|_| Coalescer::default()).collect(),
+            runs: vec![Coalescer::default()],
             count: 0,
             last: 0,
         }
@@ -61,8 +61,10 @@ impl Inbound {
         tally: &mut Tally,
     ) -> Result<(), Trouble> {
         if !tun.takes_super_packets() {
-            // One may have come in before the kernel refused.
-            self.flush(tun, buffer, tally)?;
+            // Some may have come in before the kernel refused.
+            if self.count > 0 {
+                self.flush(tun, buffer, tally)?;
+            }
             return write_packet(tun, &buffer[at], tally);
         }
         let (mut result, mut joined) = (Ok(()), false);
@@ -93,11 +95,13 @@ impl Inbound {
             }
         }
         if !joined {
+            if self.count == self.runs.len() {
+                // Once for each of so many flows that ever come together.
+                self.runs.push(Coalescer::default());
+            }
             self.last = self.count;
             self.count += 1;
-            let run = &mut self.runs[self.last];
-            run.set_udp(tun.takes_udp_super_packets());
-            run.push(buffer, at);
+            self.runs[self.last].start(at, tun.takes_udp_super_packets());
         }
         result
     }
@@ -128,6 +132,15 @@ impl Inbound {
     /// Writes what has gathered.
     #[inline]
     pub fn flush(&mut self, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Result<(), Trouble> {
+        if let [run] = &mut self.runs[..self.count]
+            && let [only] = run.packets()
+        {
+            // What comes one by one.
+            let packet = &buffer[only.clone()];
+            (self.count, self.last) = (0, 0);
+            run.clear();
+            return write_packet(tun, packet, tally);
+        }
         let mut result = Ok(());
         while self.count > 0 {
             result = result.and(self.write_run(0, tun, buffer, tally));
@@ -145,8 +158,10 @@ impl Inbound {
     ) -> Result<(), Trouble> {
         let result = write(&mut self.runs[n], tun, buffer, tally);
         self.runs[n].clear();
-        self.runs[n..self.count].rotate_left(1);
         self.count -= 1;
+        if n < self.count {
+            self.runs[n..=self.count].rotate_left(1);
+        }
         if self.last >= n {
             self.last = self.last.saturating_sub(1);
         }

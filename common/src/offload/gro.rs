@@ -78,6 +78,13 @@ impl Coalescer {
         self.udp = udp;
     }
 
+    /// Begins a run with a packet, of UDP too if that may be joined.
+    #[inline]
+    pub(crate) fn start(&mut self, at: Range<usize>, udp: bool) {
+        self.udp = udp;
+        self.packets.push(at);
+    }
+
     /// Takes the packet in this part of the receive buffer. False means that it does not belong
     /// to the run, which is to be written first; an empty run takes anything.
     pub fn push(&mut self, buffer: &[u8], at: Range<usize>) -> bool {
