@@ -1,5 +1,6 @@
 //! The machine at its limit: transfers in both directions, floods. Such tests drop the packets of
 //! their neighbours, so they are in a file of their own and run one by one.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use std::net::SocketAddrV4;
 use std::sync::{Mutex, MutexGuard, PoisonError};

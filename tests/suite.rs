@@ -15,7 +15,6 @@ mod install;
 mod keyed;
 mod keyed_files;
 mod keyed_hostile;
-mod load;
 mod manual;
 mod middle;
 mod offload;
