@@ -54,11 +54,11 @@ uninstall:
 	rm -f $(addprefix $(sbin)/,$(names)) $(man7)/jtunnel.7 $(names:%=$(man8)/%.8)
 	rm -rf $(examples) $(doc)
 
-# Most tests wait most of the time: a dozen at once keep two cores half busy.
+# Most tests wait most of the time: eight at once leave two cores room for what is timed.
 check:
 	tests/require.sh build check
-	$(CARGO) test --workspace --locked -- --include-ignored --test-threads=12
-	JTUNNEL_FLAGS=-O $(CARGO) test --locked -p jtunnel-tests -- --include-ignored --test-threads=12
+	$(CARGO) test --workspace --locked -- --include-ignored --test-threads=8
+	JTUNNEL_FLAGS=-O $(CARGO) test --locked -p jtunnel-tests -- --include-ignored --test-threads=8
 
 demo:
 	tests/demo.sh

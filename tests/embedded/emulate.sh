@@ -37,7 +37,7 @@ suite() {
 }
 
 # Most tests wait most of the time.
-threads=8
+threads=6
 cd "$root"
 # shellcheck disable=SC2086 # one word for each target
 [ $# -gt 0 ] || set -- $targets
