@@ -427,10 +427,8 @@ fn flows_that_come_by_turns_are_joined_and_keep_their_order() {
     const FLOWS: usize = 12;
     let tunnel = Tunnel::plain(Lab::direct());
     let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
-    let (inner, child) = (
-        tunnel.client.inner,
-        proc::twins(tunnel.client.pid()).remove(0),
-    );
+    let inner = tunnel.client.inner;
+    let child = proc::twins(tunnel.client.pid())[0];
     let devices = [client.tuns().remove(0), server.tuns().remove(0)];
     let mut noise = Noise::new(13);
     for (from, to, near, far, reader, device) in [

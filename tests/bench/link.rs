@@ -161,17 +161,17 @@ pub(crate) struct Link {
 impl Link {
     /// Sets a link up between two new hosts.
     pub(crate) fn up(kind: Kind) -> Self {
-        Self::between_hosts(kind, &Lab::direct(), None)
+        Self::over(kind, &Lab::direct(), None)
     }
 
     /// The same with a long path between them.
     pub(crate) fn far(kind: Kind) -> Self {
         let lab = Lab::direct();
         let path = Path::instead_of_cable(&lab);
-        Self::between_hosts(kind, &lab, Some(path))
+        Self::over(kind, &lab, Some(path))
     }
 
-    fn between_hosts(kind: Kind, lab: &Lab, path: Option<Path>) -> Self {
+    fn over(kind: Kind, lab: &Lab, path: Option<Path>) -> Self {
         let mut link = match kind {
             Kind::Veth => Self::between(lab, [SERVER4, CLIENT4], Vec::new()),
             Kind::Vxlan => vxlan(lab),

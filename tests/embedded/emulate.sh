@@ -14,7 +14,8 @@ marked='a_default_route_by_a_mark a_mark_keeps_the_tunnel_out_of_the_tunnel
     other_packets_for_the_peers_address_pass outer_packets_carry_the_mark the_ip_of_busybox_will_do
     the_ends_of_the_ranges_are_good what_a_killed_program_leaves_is_removed'
 # strace shows the calls of qemu, among which it cannot find the program's own.
-traced='a_kernel_that_takes_64_segments_only a_name_of_the_other_family_is_asked_for_now_and_then a_resolver_that_can_not_start_has_a_line
+traced='a_kernel_that_takes_64_segments_only a_name_of_the_other_family_is_asked_for_now_and_then
+    a_resolver_that_can_not_start_has_a_line
     a_wait_that_fails_has_a_line_and_is_tried_again before_linux_5_9_they_end_here_too
     a_signal_at_the_very_end_writes_to_nothing hup_and_usr1_during_the_set_up_end_nothing
     nothing_is_sent_before_there_are_random_numbers term_and_int_during_the_set_up_are_heeded_after_it'
@@ -25,7 +26,8 @@ linked='a_child_that_ends_sends_what_it_has_read a_session_ends_after_half_an_ho
 # It compares with the words of the C library here; musl has others.
 worded=each_reason_for_a_lost_packet_has_a_line
 # qemu has no preadv2: ENOSYS. So what waits in the tun together is not read together.
-queued='a_client_whose_kernel_refuses flows_that_come_by_turns datagrams_of_equal_and_mixed_sizes_that_wait_together
+queued='a_client_whose_kernel_refuses datagrams_of_equal_and_mixed_sizes_that_wait_together
+    flows_that_come_by_turns_are_joined_and_keep_their_order
     super_packets_share_calls_and_become_whole_again'
 
 # suite [FILE::]...: the tests, of these files only if any are given, without those that cannot work.

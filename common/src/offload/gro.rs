@@ -89,7 +89,7 @@ impl Coalescer {
     /// to the run, which is to be written first; an empty run takes anything.
     pub fn push(&mut self, buffer: &[u8], at: Range<usize>) -> bool {
         let Some(first) = self.packets.first() else {
-            self.packets.push(at);
+            self.start(at, self.udp);
             return true;
         };
         let first = &buffer[first.clone()];
