@@ -5,9 +5,13 @@ use std::time::Instant;
 use crate::keyed::discard::Discard;
 use crate::report::throttle::{HeldBack, Throttle};
 
+/// What was dropped so far. It takes memory once that is something: a server has one for each client.
+#[derive(Debug, Default)]
+pub struct Dropped(Option<Box<Kept>>);
+
 /// Counts for each reason, and a bounded rate for each kind of line.
 #[derive(Debug)]
-pub struct Dropped {
+struct Kept {
     counts: [u32; Discard::COUNT],
     handshakes: Throttle,
     plain: Throttle,
@@ -15,7 +19,7 @@ pub struct Dropped {
     others: Throttle,
 }
 
-impl Default for Dropped {
+impl Default for Kept {
     fn default() -> Self {
         Self {
             counts: [0; Discard::COUNT],
@@ -30,20 +34,24 @@ impl Default for Dropped {
 impl Dropped {
     /// How often each reason was one.
     pub fn counts(&self) -> &[u32; Discard::COUNT] {
-        &self.counts
+        match &self.0 {
+            Some(kept) => &kept.counts,
+            None => &[0; Discard::COUNT],
+        }
     }
 
     /// A datagram was dropped. Whether that is worth a line: junk must not hide a replay.
     pub fn add(&mut self, reason: Discard, now: Instant) -> Option<HeldBack> {
-        let count = &mut self.counts[reason as usize];
+        let kept = self.0.get_or_insert_default();
+        let count = &mut kept.counts[reason as usize];
         *count = count.saturating_add(1);
         let throttle = match reason {
-            Discard::WrongTag => &mut self.handshakes,
-            Discard::Plain => &mut self.plain,
-            Discard::Replayed | Discard::Forged => &mut self.forged,
+            Discard::WrongTag => &mut kept.handshakes,
+            Discard::Plain => &mut kept.plain,
+            Discard::Replayed | Discard::Forged => &mut kept.forged,
             // Late, doubled or from before a change: what every network does.
             Discard::NotNow | Discard::NoSession | Discard::Stray => return None,
-            _ => &mut self.others,
+            _ => &mut kept.others,
         };
         throttle.pass(now)
     }
