@@ -21,6 +21,7 @@ use nix::unistd::{AccessFlags, Pid, access};
 
 use self::words::Words;
 use crate::report::error::{Context, Result};
+use crate::startup::options::absolute;
 
 /// Where a program is looked for when there is no PATH, as at boot.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -197,12 +198,12 @@ fn look_up(program: &OsString) -> io::Result<PathBuf> {
         return Err(Errno::ENOENT.into());
     }
     if program.as_bytes().contains(&b'/') {
-        return executable(&std::path::absolute(named)?);
+        return executable(named);
     }
     let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     let mut result = Err(Errno::ENOENT.into());
     for directory in std::env::split_paths(&path) {
-        match executable(&std::path::absolute(directory.join(named))?) {
+        match executable(&directory.join(named)) {
             Ok(found) => return Ok(found),
             // A file that may not be executed says more than the absence of others.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => result = Err(error),
@@ -213,9 +214,10 @@ fn look_up(program: &OsString) -> io::Result<PathBuf> {
 }
 
 fn executable(path: &Path) -> io::Result<PathBuf> {
-    access(path, AccessFlags::X_OK)?;
+    let path = absolute(path).ok_or(Errno::ENOENT)?;
+    access(&path, AccessFlags::X_OK)?;
     match path.metadata()?.is_file() {
-        true => Ok(path.to_owned()),
+        true => Ok(path),
         false => Err(Errno::EACCES.into()),
     }
 }
