@@ -237,16 +237,11 @@ fn join_and_cut(packets: &[Vec<u8>]) {
             buffer.len() - packet.len()..buffer.len()
         })
         .collect();
-    let mut coalescer = Coalescer::default();
-    coalescer.set_udp(true);
-    let mut written = Vec::new();
+    let (mut coalescer, mut written) = (Coalescer::default(), Vec::new());
     for range in ranges {
         if !coalescer.push(&buffer, range.clone()) {
             take(&mut coalescer, &buffer, &mut written);
-            assert!(
-                coalescer.push(&buffer, range),
-                "an empty run takes anything"
-            );
+            coalescer.start(range, true);
         }
     }
     take(&mut coalescer, &buffer, &mut written);
@@ -270,7 +265,7 @@ fn take(coalescer: &mut Coalescer, buffer: &[u8], written: &mut Vec<Vec<u8>>) {
     };
     let mut packet = whole.headers.to_vec();
     for at in whole.packets {
-        packet.extend_from_slice(&buffer[at.clone()][whole.headers_len..]);
+        packet.extend_from_slice(&buffer[at.clone()][whole.headers.len()..]);
     }
     let header = VirtioNetHdr::decode(&whole.virtio).expect("a known type");
     written.extend(cut(&packet, &header).expect("a good super-packet"));

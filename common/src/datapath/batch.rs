@@ -7,11 +7,14 @@ use nix::errno::Errno;
 
 use crate::datapath::exit::Exit;
 use crate::io::socket::is_refusal;
+use crate::wire::packet::HEADER_LEN;
 
 /// Pieces of memory in one call, of which a datagram is one or two.
 const MAX_PARTS: usize = 128;
-/// UDP_MAX_SEGMENTS of `<linux/udp.h>` before Linux 6.9, which allows twice as many.
-const SURE_SEGMENTS: usize = 64;
+/// What each kernel takes: UDP_MAX_SEGMENTS of `<linux/udp.h>` was 64 before Linux 6.9. Before Linux
+/// 5.17 the headers of IP and UDP were counted as well, by their bytes (kernel commit 158390e45612).
+const SURE_SEGMENTS: usize = 62;
+const _: () = assert!(SURE_SEGMENTS * (20 + HEADER_LEN) + 40 + 8 <= 64 * (20 + HEADER_LEN));
 /// All segments together must fit one IPv4 packet: 65535 less its header and that of UDP.
 const MAX_BYTES: usize = 65_507;
 
@@ -117,8 +120,11 @@ impl Batch {
             if !single_lost && !rest.is_empty() && exit.target.takes_segments(len) {
                 let (now, later) = left.split_at(left.len().min(most));
                 match send_at_once(now, buffers, len, exit) {
-                    Ok(()) => {
-                        (left, self.most) = (later, most);
+                    Ok(have_left) => {
+                        left = later;
+                        if have_left {
+                            self.most = most;
+                        }
                         continue;
                     }
                     // For their number, or for the path: the next call tells.
@@ -145,13 +151,13 @@ impl Batch {
     }
 }
 
-/// Fails if the same datagrams are to go singly.
+/// Whether they left. Fails if the same datagrams are to go by fewer, or singly.
 fn send_at_once(
     segments: &[Segment],
     buffers: Buffers<'_>,
     len: usize,
     exit: &mut Exit<'_>,
-) -> nix::Result<()> {
+) -> nix::Result<bool> {
     let mut parts = [IoSlice::new(&[]); MAX_PARTS];
     let mut used = 0;
     for segment in segments {
@@ -162,20 +168,21 @@ fn send_at_once(
     }
     // At most MAX_BYTES.
     let stride = u16::try_from(len).unwrap_or(u16::MAX);
-    match exit
-        .socket
-        .send_segments(&parts[..used], exit.target, stride)
-    {
+    let parts = &parts[..used];
+    match exit.socket.send_segments(parts, exit.target, stride) {
         Ok(()) => {
             exit.target.accept_segments(len);
             for segment in segments {
                 exit.count(segment.len());
             }
+            Ok(true)
         }
-        Err(error) if is_refusal(error) => return Err(error),
-        Err(error) => exit.tally.lose(segments.len(), error),
+        Err(error) if is_refusal(error) => Err(error),
+        Err(error) => {
+            exit.tally.lose(segments.len(), error);
+            Ok(false)
+        }
     }
-    Ok(())
 }
 
 /// Whether it left.

@@ -19,6 +19,9 @@ const MAX_PARTS: usize = 2 + gro::MAX_PACKETS;
 /// Flows whose packets gather at once: as many as the kernel's own, in each of its lists
 /// (MAX_GRO_SKBS of `net/core/gro.c`).
 const MAX_RUNS: usize = 8;
+/// More packets than this are not written before the oldest one that waits, which may be a call's voice
+/// beside a download.
+const PATIENCE: usize = 32;
 
 /// Packets that lie in a receive buffer, on their way to one tun.
 pub struct Inbound {
@@ -28,6 +31,8 @@ pub struct Inbound {
     count: usize,
     /// The one that the last packet came to.
     last: usize,
+    /// Packets that were written before the oldest.
+    overtaken: usize,
 }
 
 /// Where a packet belongs.
@@ -46,6 +51,7 @@ impl Default for Inbound {
             runs: vec![Coalescer::default()],
             count: 0,
             last: 0,
+            overtaken: 0,
         }
     }
 }
@@ -137,7 +143,7 @@ impl Inbound {
         {
             // Packets that come one by one need none of what is below: 60 instructions of 700.
             let packet = &buffer[only.clone()];
-            (self.count, self.last) = (0, 0);
+            (self.count, self.last, self.overtaken) = (0, 0, 0);
             run.clear();
             return write_packet(tun, packet, tally);
         }
@@ -148,8 +154,28 @@ impl Inbound {
         result
     }
 
-    /// Writes the n-th run and takes it from the others.
+    /// Writes the n-th run; those before it first if too many others have been by then.
     fn write_run(
+        &mut self,
+        mut n: usize,
+        tun: &Tun,
+        buffer: &[u8],
+        tally: &mut Tally,
+    ) -> Result<(), Trouble> {
+        let mut result = Ok(());
+        self.overtaken += self.runs[n].packets().len();
+        if self.overtaken > PATIENCE {
+            for _ in 0..std::mem::take(&mut n) {
+                result = result.and(self.take_out(0, tun, buffer, tally));
+            }
+        }
+        if n == 0 {
+            self.overtaken = 0;
+        }
+        result.and(self.take_out(n, tun, buffer, tally))
+    }
+
+    fn take_out(
         &mut self,
         n: usize,
         tun: &Tun,
@@ -180,7 +206,7 @@ fn write(run: &mut Coalescer, tun: &Tun, buffer: &[u8], tally: &mut Tally) -> Re
     parts[0] = IoSlice::new(&whole.virtio);
     parts[1] = IoSlice::new(whole.headers);
     for (part, at) in parts[2..].iter_mut().zip(whole.packets) {
-        *part = IoSlice::new(&buffer[at.start + whole.headers_len..at.end]);
+        *part = IoSlice::new(&buffer[at.start + whole.headers.len()..at.end]);
     }
     let packets = whole.packets.len();
     match tun.send(&parts[..2 + packets]) {

@@ -49,10 +49,9 @@ pub struct Coalesced<'a> {
     pub virtio: [u8; virtio_net::HEADER_LEN],
     /// The super-packet's own headers.
     pub headers: &'a [u8],
-    /// Where in the receive buffer the packets lie as they came.
+    /// Where in the receive buffer the packets lie as they came; what is behind as many bytes of
+    /// headers of each belongs to this one.
     pub packets: &'a [Range<usize>],
-    /// How long each one's own headers are, in bytes: what is behind them belongs to this one.
-    pub headers_len: usize,
 }
 
 impl Default for Coalescer {
@@ -73,24 +72,18 @@ impl Default for Coalescer {
 }
 
 impl Coalescer {
-    /// Says whether UDP is to be joined too. It counts from the next run on.
-    pub fn set_udp(&mut self, udp: bool) {
-        self.udp = udp;
-    }
-
     /// Begins a run with a packet, of UDP too if that may be joined.
     #[inline]
-    pub(crate) fn start(&mut self, at: Range<usize>, udp: bool) {
+    pub fn start(&mut self, at: Range<usize>, udp: bool) {
         self.udp = udp;
         self.packets.push(at);
     }
 
     /// Takes the packet in this part of the receive buffer. False means that it does not belong
-    /// to the run, which is to be written first; an empty run takes anything.
+    /// to the run, which is to be written first.
     pub fn push(&mut self, buffer: &[u8], at: Range<usize>) -> bool {
         let Some(first) = self.packets.first() else {
-            self.start(at, self.udp);
-            return true;
+            return false;
         };
         let first = &buffer[first.clone()];
         let packet = &buffer[at.clone()];
@@ -208,7 +201,6 @@ impl Coalescer {
             virtio: virtio.encode(),
             headers: &self.rebuilt[..len],
             packets: &self.packets,
-            headers_len: len,
         })
     }
 
@@ -289,15 +281,11 @@ mod tests {
             buffer.extend_from_slice(packet);
         }
         let mut coalescer = Coalescer::default();
-        coalescer.set_udp(true);
         let mut written = Vec::new();
         for range in ranges {
             if !coalescer.push(&buffer, range.clone()) {
                 written.extend(take(&mut coalescer, &buffer));
-                assert!(
-                    coalescer.push(&buffer, range),
-                    "an empty run takes anything"
-                );
+                coalescer.start(range, true);
             }
         }
         written.extend(take(&mut coalescer, &buffer));
@@ -313,7 +301,7 @@ mod tests {
                 let header = VirtioNetHdr::decode(&whole.virtio).expect("a known type");
                 let mut packet = whole.headers.to_vec();
                 for at in whole.packets {
-                    packet.extend_from_slice(&buffer[at.clone()][whole.headers_len..]);
+                    packet.extend_from_slice(&buffer[at.clone()][whole.headers.len()..]);
                 }
                 (header, packet)
             }
@@ -471,9 +459,12 @@ mod tests {
     fn udp_only_where_the_tun_takes_it() {
         let packet = packet(Flow::UDP4, 0, &[7; 100]);
         let buffer = [&packet[..], &packet[..]].concat();
-        let mut coalescer = Coalescer::default();
-        assert!(coalescer.push(&buffer, 0..packet.len()));
-        assert!(!coalescer.push(&buffer, packet.len()..buffer.len()));
+        for takes in [false, true] {
+            let mut coalescer = Coalescer::default();
+            coalescer.start(0..packet.len(), takes);
+            let joins = coalescer.push(&buffer, packet.len()..buffer.len());
+            assert_eq!(joins, takes);
+        }
     }
 
     #[test]
