@@ -17,7 +17,7 @@ needs() {
     build) echo cargo cc make ;;
     check) echo root tun bird busybox conntrack ethtool faketime ip mandoc nft ping smcrouted strace tcpdump venv ;;
     demo) echo root tun bash busybox ip iperf3 nft ping sha256sum tcpdump timeout ;;
-    bench) echo root tun ip ping ;;
+    bench) echo root tun ip ping chrt taskset ;;
     lint) echo cargo cargo-clippy cargo-fmt cc mandoc ;;
     static) echo cc std-source venv arm-linux-gnueabihf-strip \
         aarch64-linux-gnu-strip mips-linux-gnu-strip mipsel-linux-gnu-strip ;;
@@ -45,7 +45,7 @@ package() {
     ip) echo iproute2 ;;
     mips-linux-gnu-gcc) echo gcc-mips-linux-gnu libc6-dev-mips-cross ;;
     nft) echo nftables ;;
-    nsenter) echo util-linux ;;
+    nsenter | chrt | taskset) echo util-linux ;;
     ping) echo iputils-ping ;;
     qemu-*-static) echo qemu-user-static ;;
     qemu-system-aarch64) echo qemu-system-arm ;;

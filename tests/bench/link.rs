@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use support::host::Host;
-use support::lab::{Lab, SERVER4};
+use support::lab::{Lab, SERVER4, addresses, cable};
 use support::proc;
 use support::process::Process;
 use support::traffic::ping_works;
@@ -18,6 +18,9 @@ use crate::path::Path;
 const CLIENT4: &str = "198.51.100.2";
 /// Addresses of tunnels that are not ours.
 const INNER: [&str; 2] = ["10.66.0.1", "10.66.0.2"];
+/// Behind the client, and the client's and another host's addresses there.
+const LAN: &str = "192.168.9.0/24";
+const IN_LAN: [&str; 2] = ["192.168.9.1", "192.168.9.2"];
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// A kind of link.
@@ -154,6 +157,8 @@ impl Kind {
 pub(crate) struct Link {
     pub(crate) server: End,
     pub(crate) client: End,
+    /// A host behind the client.
+    pub(crate) lan: End,
     _processes: Vec<Process>,
     _path: Option<Path>,
 }
@@ -193,6 +198,9 @@ impl Link {
             ping_works(&link.client.host, link.server.address)
         });
         link._path = path;
+        link.server
+            .host
+            .ip(&format!("route replace {LAN} via {}", link.client.address));
         link
     }
 
@@ -211,6 +219,7 @@ impl Link {
         Self {
             server: end(&lab.server, 0),
             client: end(lab.client(), 1),
+            lan: lan(lab.client()),
             _processes: processes,
             _path: None,
         }
@@ -220,6 +229,18 @@ impl Link {
 /// The hosts in the order server, client, with the number of each.
 fn both(lab: &Lab) -> [(usize, &Host); 2] {
     [(0, &lab.server), (1, lab.client())]
+}
+
+/// Puts a host behind the client, whose server is yet to be told of it.
+fn lan(client: &Host) -> End {
+    let host = Host::new("lan");
+    cable(client, "lan0", &host, "eth0");
+    for (n, (end, device)) in [(client, "lan0"), (&host, "eth0")].into_iter().enumerate() {
+        addresses(end, device, &[&format!("{}/24", IN_LAN[n])]);
+    }
+    host.ip(&format!("route add default via {}", IN_LAN[0]));
+    client.sysctl("net/ipv4/ip_forward", "1");
+    End::plain(&host, IN_LAN[1].parse().unwrap())
 }
 
 fn run(host: &Host, words: &[&str]) -> Process {
@@ -268,6 +289,7 @@ fn ours(lab: &Lab, options: &[&str], word: Option<&str>) -> Link {
             address: client.inner.client4(),
             processes: pair,
         },
+        lan: lan(lab.client()),
         _processes: Vec::new(),
         _path: None,
     }
@@ -351,8 +373,10 @@ fn tinc(lab: &Lab) -> Link {
             NAMES[1 - n]
         );
         fs::write(directory.join("tinc.conf"), config).unwrap();
+        let behind = [String::new(), format!("Subnet = {LAN}\n")];
+        let behind = &behind[n];
         let about = format!(
-            "Address = {}\nSubnet = {}/32\nCipher = none\nDigest = none\nCompression = 0\n",
+            "Address = {}\nSubnet = {}/32\n{behind}Cipher = none\nDigest = none\nCompression = 0\n",
             [SERVER4, CLIENT4][n],
             INNER[n]
         );
@@ -449,8 +473,12 @@ fn nebula(lab: &Lab) -> Link {
     let processes = both(lab).map(|(n, host)| {
         let (own, server) = (INNER[n], INNER[0]);
         let (crt, key) = (path(host, "host.crt"), path(host, "host.key"));
+        let (behind, routes) = match n {
+            0 => ("", format!("{{route: {LAN}, via: {}}}", INNER[1])),
+            _ => (LAN, String::new()),
+        };
         authority.sh(&format!(
-            "nebula-cert sign -name host{n} -ip {own}/24 -out-crt {crt} -out-key {key}"
+            "nebula-cert sign -name host{n} -ip {own}/24 -subnets '{behind}' -out-crt {crt} -out-key {key}"
         ));
         let config = format!(
             "pki: {{ca: {}, cert: {crt}, key: {key}}}\n\
@@ -458,10 +486,10 @@ fn nebula(lab: &Lab) -> Link {
              lighthouse: {{am_lighthouse: {}, hosts: [{}]}}\n\
              listen: {{host: 0.0.0.0, port: 4242, read_buffer: 4194304, write_buffer: 4194304}}\n\
              cipher: aes\n\
-             tun: {{dev: tun9, mtu: 1420, tx_queue: 500}}\n\
+             tun: {{dev: tun9, mtu: 1420, tx_queue: 500, unsafe_routes: [{routes}]}}\n\
              logging: {{level: error}}\n\
              firewall: {{outbound: [{{port: any, proto: any, host: any}}], \
-             inbound: [{{port: any, proto: any, host: any}}]}}\n",
+             inbound: [{{port: any, proto: any, host: any, local_cidr: 0.0.0.0/0}}]}}\n",
             path(authority, "ca.crt"),
             n == 0,
             if n == 0 {

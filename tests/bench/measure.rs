@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 use support::host::Host;
+use support::process::Process;
 
 /// One end: where it is, its address on the link, and the processes that make the link.
 pub(crate) struct End {
@@ -33,7 +34,7 @@ const PIECE: usize = 128 * 1024;
 /// Datagrams may be lost up to this share.
 const LOSS: f64 = 0.005;
 /// Rate of the stream whose cost is measured, in bytes per second: 200 Mbit/s.
-const FIXED_RATE: f64 = 25e6;
+pub(crate) const FIXED_RATE: f64 = 25e6;
 
 /// Bits per second of some TCP streams between pairs of ends, together.
 pub(crate) fn tcp(pairs: &[(&End, &End)], time: Duration) -> f64 {
@@ -66,18 +67,17 @@ fn connect(from: &End, to: &End) -> (TcpStream, TcpStream) {
     (sender, listener.accept().unwrap().0)
 }
 
-/// Bytes that came before the end, and how long they took.
+/// Bytes that came before the end, and how long that took; a stream that stands still takes as long.
 fn drain(mut stream: TcpStream, end: Instant) -> (u64, Duration) {
     let (mut buffer, mut received, start) = (vec![0; PIECE], 0, Instant::now());
-    let mut counted = (0, Duration::from_millis(1));
+    let mut counted = 0;
     while let Ok(len @ 1..) = stream.read(&mut buffer) {
         received += len as u64;
-        let now = Instant::now();
-        if now <= end {
-            counted = (received, now - start);
+        if Instant::now() <= end {
+            counted = received;
         }
     }
-    counted
+    (counted, end - start)
 }
 
 /// Sends at most at this rate, in bytes per second.
@@ -198,12 +198,26 @@ pub(crate) fn pings(from: &End, to: &End, count: u32) -> Vec<f64> {
     times
 }
 
-/// Pings beside one TCP stream.
-pub(crate) fn pings_under_load(from: &End, to: &End, time: Duration) -> Vec<f64> {
+/// Pings while no processor sleeps: of each, what nothing else needs goes into an endless loop.
+pub(crate) fn pings_awake(from: &End, to: &End, count: u32) -> Vec<f64> {
+    let processors = 0..std::thread::available_parallelism().unwrap().get();
+    let _awake: Vec<_> = processors
+        .map(|n| {
+            let mut command = Command::new("chrt");
+            command.args(["-i", "0", "taskset", "-c", &n.to_string()]);
+            command.args(["sh", "-c", "while :; do :; done"]);
+            Process::spawn(&from.host, command)
+        })
+        .collect();
+    pings(from, to, count)
+}
+
+/// Pings beside one TCP stream of at most so many bytes per second.
+pub(crate) fn pings_beside(from: &End, to: &End, time: Duration, rate: f64) -> Vec<f64> {
     let (sender, receiver) = connect(from, to);
     let end = Instant::now() + time;
     let sink = std::thread::spawn(move || drain(receiver, end));
-    let source = std::thread::spawn(move || send_until(sender, end, f64::INFINITY));
+    let source = std::thread::spawn(move || send_until(sender, end, rate));
     std::thread::sleep(time / 8);
     let count = u32::try_from(time.as_millis() / 14).unwrap();
     let times = pings(from, to, count);
