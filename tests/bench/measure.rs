@@ -38,23 +38,20 @@ pub(crate) const FIXED_RATE: f64 = 25e6;
 
 /// Bits per second of some TCP streams between pairs of ends, together.
 pub(crate) fn tcp(pairs: &[(&End, &End)], time: Duration) -> f64 {
-    let threads: Vec<_> = pairs
-        .iter()
-        .map(|(from, to)| {
-            let (sender, receiver) = connect(from, to);
-            let end = Instant::now() + time;
-            let sink = std::thread::spawn(move || drain(receiver, end));
-            let source = std::thread::spawn(move || send_until(sender, end, f64::INFINITY));
-            (source, sink)
-        })
-        .collect();
-    let mut bits = 0.0;
+    let streams: Vec<_> = pairs.iter().map(|(from, to)| connect(from, to)).collect();
+    let end = Instant::now() + time;
+    let start = |(sender, receiver)| {
+        let sink = std::thread::spawn(move || drain(receiver, end));
+        let source = std::thread::spawn(move || send_until(sender, end, f64::INFINITY));
+        (source, sink)
+    };
+    let threads: Vec<_> = streams.into_iter().map(start).collect();
+    let mut bytes = 0;
     for (source, sink) in threads {
-        let (received, taken) = sink.join().unwrap();
-        bits += received as f64 * 8.0 / taken.as_secs_f64();
+        bytes += sink.join().unwrap();
         source.join().unwrap();
     }
-    bits
+    bytes as f64 * 8.0 / time.as_secs_f64()
 }
 
 fn connect(from: &End, to: &End) -> (TcpStream, TcpStream) {
@@ -67,17 +64,16 @@ fn connect(from: &End, to: &End) -> (TcpStream, TcpStream) {
     (sender, listener.accept().unwrap().0)
 }
 
-/// Bytes that came before the end, and how long that took; a stream that stands still takes as long.
-fn drain(mut stream: TcpStream, end: Instant) -> (u64, Duration) {
-    let (mut buffer, mut received, start) = (vec![0; PIECE], 0, Instant::now());
-    let mut counted = 0;
+/// Bytes that came before the end.
+fn drain(mut stream: TcpStream, end: Instant) -> u64 {
+    let (mut buffer, mut received, mut counted) = (vec![0; PIECE], 0, 0);
     while let Ok(len @ 1..) = stream.read(&mut buffer) {
         received += len as u64;
         if Instant::now() <= end {
             counted = received;
         }
     }
-    (counted, end - start)
+    counted
 }
 
 /// Sends at most at this rate, in bytes per second.
@@ -242,7 +238,7 @@ pub(crate) fn cost(from: &End, to: &End, time: Duration) -> (f64, f64) {
     let sink = std::thread::spawn(move || drain(receiver, end));
     send_until(sender, end, FIXED_RATE);
     let (own_after, all_after) = (own(), machine_time());
-    let gigabytes = sink.join().unwrap().0 as f64 / 1e9;
+    let gigabytes = sink.join().unwrap() as f64 / 1e9;
     (
         (own_after - own_before) / gigabytes,
         (all_after - all_before) / gigabytes,

@@ -8,6 +8,7 @@ use crate::offload::headers::{
     u32_at,
 };
 use crate::offload::virtio_net::{self, GsoType, VirtioNetHdr};
+use crate::sys::words::have_same;
 
 /// How many packets become one: as many as the kernel cuts one into (UDP_MAX_SEGMENTS).
 pub(crate) const MAX_PACKETS: usize = 64;
@@ -151,33 +152,40 @@ impl Coalescer {
         if len == 0 || len > self.size || self.total + len > MAX_TOTAL {
             return false;
         }
-        let same = |range: Range<usize>| packet[range.clone()] == first[range];
         let n = self.packets.len();
         let ip_goes_on = match headers.ip {
             // Version and length of the header, TOS; fragment, TTL, protocol; addresses.
             Ip::V4 => {
-                same(0..2)
-                    && same(6..10)
-                    && same(12..20)
+                have_same::<2>(first, packet, 0)
+                    && have_same::<4>(first, packet, 6)
+                    && have_same::<8>(first, packet, 12)
                     && usize::from(u16_at(packet, 2)) == packet.len()
                     && id_goes_on(u16_at(first, 4), u16_at(packet, 4), n, first[6] & 0x40 != 0)
             }
             // Version, traffic class, flow label; next header, hop limit, addresses.
             Ip::V6 => {
-                same(0..4) && same(6..40) && usize::from(u16_at(packet, 4)) + 40 == packet.len()
+                have_same::<4>(first, packet, 0)
+                    && have_same::<34>(first, packet, 6)
+                    && usize::from(u16_at(packet, 4)) + 40 == packet.len()
             }
         };
         ip_goes_on
-            && same(at..at + 4)
+            && have_same::<4>(first, packet, at)
             && match headers.transport {
                 // Acknowledgement, length; window; urgent pointer, options.
                 Transport::Tcp => {
                     let offset = u32::try_from(n * self.size).unwrap_or_default();
+                    let options = at + 20..headers.payload_at;
                     u32_at(packet, at + 4) == u32_at(first, at + 4).wrapping_add(offset)
-                        && same(at + 8..at + TCP_FLAGS)
+                        && have_same::<5>(first, packet, at + 8)
                         && packet[at + TCP_FLAGS] & !PSH == first[at + TCP_FLAGS]
-                        && same(at + 14..at + 16)
-                        && same(at + 18..headers.payload_at)
+                        && have_same::<2>(first, packet, at + 14)
+                        && have_same::<2>(first, packet, at + 18)
+                        && match options.len() {
+                            // Timestamps.
+                            12 => have_same::<12>(first, packet, options.start),
+                            _ => packet[options.clone()] == first[options],
+                        }
                 }
                 // A shorter last one would share the fate of the longer ones: with a probe of the
                 // path's MTU, what comes behind would be lost at a link that is too small for it.
