@@ -84,7 +84,9 @@ fn costs(host: &Host, guest: &mut Guest, options: &[&str]) -> [Cost; 3] {
         "jtunnel-client {options} -k 0 -P /var/run/pid 192.0.2.1 5886 /etc/jtunnel/client-up"
     ));
     // It sends nothing of its own.
-    guest.sh(&format!("until ping -c 1 -W 1 {SERVER} >/dev/null; do sleep 1; done"));
+    guest.sh(&format!(
+        "until ping -c 1 -W 1 {SERVER} >/dev/null; do sleep 1; done"
+    ));
     wait_ping(host, CLIENT.parse().unwrap());
     let [up, down] = [true, false].map(|upload| cost(host, guest, upload));
     guest.sh("kill $(cat /var/run/pid); while pidof jtunnel-client; do sleep 1; done");
