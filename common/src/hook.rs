@@ -21,7 +21,7 @@ use nix::unistd::{AccessFlags, Pid, access};
 
 use self::words::Words;
 use crate::report::error::{Context, Result};
-use crate::startup::options::absolute;
+use crate::sys::path::absolute;
 
 /// Where a program is looked for when there is no PATH, as at boot.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

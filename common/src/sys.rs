@@ -4,6 +4,7 @@
 pub mod address;
 mod descriptor;
 mod pages;
+pub(crate) mod path;
 mod process;
 mod signals;
 mod tun;

@@ -8,7 +8,6 @@ use crate::offload::headers::{
     u32_at,
 };
 use crate::offload::virtio_net::{self, GsoType, VirtioNetHdr};
-use crate::sys::words::have_same;
 
 /// How many packets become one: as many as the kernel cuts one into (UDP_MAX_SEGMENTS).
 pub(crate) const MAX_PACKETS: usize = 64;
@@ -264,6 +263,23 @@ impl Coalescer {
         self.packets.clear();
         self.begun = false;
     }
+}
+
+/// Whether both have the same `LEN` bytes at this place. By words: memcmp is a call, and musl's goes
+/// byte by byte.
+#[inline(always)]
+fn have_same<const LEN: usize>(a: &[u8], b: &[u8], at: usize) -> bool {
+    const WORD: usize = size_of::<usize>();
+    let part = |all| <[u8]>::get(all, at..).and_then(<[u8]>::first_chunk::<LEN>);
+    let (Some(a), Some(b)) = (part(a), part(b)) else {
+        return false;
+    };
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<WORD>(), b.as_chunks::<WORD>());
+    let words = a.iter().zip(b).fold(0, |differ, (a, b)| {
+        differ | (usize::from_ne_bytes(*a) ^ usize::from_ne_bytes(*b))
+    });
+    let rest = a_rest.iter().zip(b_rest);
+    words == 0 && rest.fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
 }
 
 /// Whether the n-th packet has the identification that a cutter would give it. Where

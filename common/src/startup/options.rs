@@ -1,16 +1,16 @@
 //! What the two programs' command lines have in common. Parsed once into values that need no
 //! further check.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use getopts::{Matches, Options, ParsingStyle};
 
 use crate::keyed::secret::Word;
 use crate::report::error::{Error, Result};
+use crate::sys::path::absolute;
 use crate::wire::id::PeerId;
 use crate::wire::packet::{HEADER_LEN, MAX_DATAGRAM};
 
@@ -244,22 +244,10 @@ fn path(matches: &Matches, option: &str) -> Result<Option<PathBuf>> {
     value(matches, option, "a path", absolute)
 }
 
-/// The path from the root: in the background the working directory is another. `None` if it was
-/// deleted. Without the components of std::path::absolute, which take 2.4 KB on MIPS.
-#[cold]
-pub(crate) fn absolute(path: &Path) -> Option<PathBuf> {
-    if path.is_absolute() {
-        return Some(path.to_owned());
-    }
-    let bytes = path.as_os_str().as_bytes();
-    let path = OsStr::from_bytes(bytes.strip_prefix(b"./").unwrap_or(bytes));
-    Some(std::env::current_dir().ok()?.join(path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::ffi::OsStringExt;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
     fn words(words: &[&str]) -> Vec<OsString> {
         words.iter().map(OsString::from).collect()
@@ -346,22 +334,5 @@ mod tests {
         assert_eq!(line.free[0].as_bytes(), [b'a', 0xff]);
         let error = split(&parser(), &["-d".into(), line.free[0].clone()]).expect_err("not UTF-8");
         assert_eq!(error.exit_code(), 100);
-    }
-
-    #[test]
-    fn from_the_root() {
-        let here = std::env::current_dir().expect("it is there");
-        for (path, wanted) in [
-            ("/etc/jtunnel", "/etc/jtunnel".into()),
-            ("/./a", "/./a".into()),
-            ("a/b", here.join("a/b")),
-            ("./a", here.join("a")),
-            (".", here.join(".")),
-        ] {
-            assert_eq!(
-                absolute(path.as_ref()).map(PathBuf::into_os_string),
-                Some(wanted.into_os_string())
-            );
-        }
     }
 }

@@ -2,21 +2,14 @@
 
 const WORD: usize = size_of::<usize>();
 
-/// Whether two arrays hold the same, word by word. What `==` may come down to is a call of memcmp,
-/// and musl's goes byte by byte.
-#[inline(always)]
+/// Whether two arrays, whose length is a multiple of a word's, hold the same. musl's memcmp, which
+/// `==` may come down to, goes byte by byte.
+#[inline]
 pub(crate) fn are_same<const LEN: usize>(a: &[u8; LEN], b: &[u8; LEN]) -> bool {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<WORD>(), b.as_chunks::<WORD>());
-    let differ = a.iter().zip(b).fold(0, |differ, (a, b)| {
+    const { assert!(LEN.is_multiple_of(WORD), "whole words") };
+    let words = a.as_chunks::<WORD>().0.iter().zip(b.as_chunks::<WORD>().0);
+    let differ = words.fold(0, |differ, (a, b)| {
         differ | (usize::from_ne_bytes(*a) ^ usize::from_ne_bytes(*b))
     });
-    let rest = a_rest.iter().zip(b_rest);
-    differ == 0 && rest.fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
-}
-
-/// Whether both have the same `LEN` bytes at this place.
-#[inline(always)]
-pub(crate) fn have_same<const LEN: usize>(a: &[u8], b: &[u8], at: usize) -> bool {
-    let part = |all| <[u8]>::get(all, at..).and_then(<[u8]>::first_chunk::<LEN>);
-    matches!((part(a), part(b)), (Some(a), Some(b)) if are_same(a, b))
+    differ == 0
 }
