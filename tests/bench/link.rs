@@ -373,8 +373,10 @@ fn tinc(lab: &Lab) -> Link {
             NAMES[1 - n]
         );
         fs::write(directory.join("tinc.conf"), config).unwrap();
-        let behind = [String::new(), format!("Subnet = {LAN}\n")];
-        let behind = &behind[n];
+        let behind = match n {
+            0 => String::new(),
+            _ => format!("Subnet = {LAN}\n"),
+        };
         let about = format!(
             "Address = {}\nSubnet = {}/32\n{behind}Cipher = none\nDigest = none\nCompression = 0\n",
             [SERVER4, CLIENT4][n],

@@ -33,7 +33,7 @@ impl End {
 const PIECE: usize = 128 * 1024;
 /// Datagrams may be lost up to this share.
 const LOSS: f64 = 0.005;
-/// Rate of the stream whose cost is measured, in bytes per second: 200 Mbit/s.
+/// Rate of the stream whose cost is measured, and pings beside it, in bytes per second: 200 Mbit/s.
 pub(crate) const FIXED_RATE: f64 = 25e6;
 
 /// Bits per second of some TCP streams between pairs of ends, together.

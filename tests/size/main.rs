@@ -40,8 +40,7 @@ const TOLERANCE: u64 = 5;
 /// takes more than a plain one, and instructions for a packet on the smallest machine.
 fn most(name: &str) -> Option<u64> {
     if name.starts_with("bytes of memory") {
-        // 2 KiB, and some pages more or less for hundreds of them.
-        return Some(2048 + 64);
+        return Some(2048);
     }
     let words: Vec<_> = name.split(", ").collect();
     match words[..] {

@@ -12,9 +12,10 @@ use crate::wire::packet::HEADER_LEN;
 /// Pieces of memory in one call, of which a datagram is one or two.
 const MAX_PARTS: usize = 128;
 /// What each kernel takes: UDP_MAX_SEGMENTS of `<linux/udp.h>` was 64 before Linux 6.9. Before Linux
-/// 5.17 the headers of IP and UDP were counted as well, by their bytes (kernel commit 158390e45612).
+/// 5.17 the headers of IPv6 and UDP were counted as well, by their bytes (kernel commit 158390e45612).
 const SURE_SEGMENTS: usize = 62;
-const _: () = assert!(SURE_SEGMENTS * (20 + HEADER_LEN) + 40 + 8 <= 64 * (20 + HEADER_LEN));
+const SMALLEST: usize = HEADER_LEN + 20;
+const _: () = assert!(SURE_SEGMENTS * SMALLEST + 40 + 8 <= 64 * SMALLEST);
 /// All segments together must fit one IPv4 packet: 65535 less its header and that of UDP.
 const MAX_BYTES: usize = 65_507;
 

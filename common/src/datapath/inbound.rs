@@ -165,9 +165,10 @@ impl Inbound {
         let mut result = Ok(());
         self.overtaken += self.runs[n].packets().len();
         if self.overtaken > PATIENCE {
-            for _ in 0..std::mem::take(&mut n) {
+            for _ in 0..n {
                 result = result.and(self.take_out(0, tun, buffer, tally));
             }
+            n = 0;
         }
         if n == 0 {
             self.overtaken = 0;
@@ -175,6 +176,7 @@ impl Inbound {
         result.and(self.take_out(n, tun, buffer, tally))
     }
 
+    /// Writes the n-th run and takes it from the others.
     fn take_out(
         &mut self,
         n: usize,

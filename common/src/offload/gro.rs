@@ -265,8 +265,8 @@ impl Coalescer {
     }
 }
 
-/// Whether both have the same `LEN` bytes at this place. By words: memcmp is a call, and musl's goes
-/// byte by byte.
+/// Whether both have the same `LEN` bytes at this place, a length that the compiler knows: it makes
+/// loads of their words of it. memcmp is a call, and in musl goes byte by byte.
 #[inline(always)]
 fn have_same<const LEN: usize>(a: &[u8], b: &[u8], at: usize) -> bool {
     const WORD: usize = size_of::<usize>();

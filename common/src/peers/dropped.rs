@@ -5,7 +5,8 @@ use std::time::Instant;
 use crate::keyed::discard::Discard;
 use crate::report::throttle::{HeldBack, Throttle};
 
-/// What was dropped so far. It takes memory once that is something: a server has one for each client.
+/// What was dropped so far. It takes memory once that is something: a server has one for each keyed
+/// client.
 #[derive(Debug, Default)]
 pub struct Dropped(Option<Box<Kept>>);
 
