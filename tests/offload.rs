@@ -125,6 +125,17 @@ fn a_path_that_refuses_pairs() {
     }
     let told = offload_by_default().into();
     client.lines.exactly("packets go one by one", told);
+    // What may not leave as one still leaves in one call.
+    let calls = traced(
+        lab.client(),
+        proc::twins(client.pid())[0],
+        &["trace=sendmmsg"],
+        || {
+            sender.send(&[7; 2600]).unwrap();
+            expect(&receiver, [[7; 1300]; 2]);
+        },
+    );
+    assert_eq!(calls.matches(" = 2").count(), told, "{calls}");
 }
 
 #[test]
@@ -377,6 +388,85 @@ fn datagrams_of_equal_and_mixed_sizes_that_wait_together() {
     }
 }
 
+/// The system calls of a process during this, as strace(1) has them with these expressions.
+fn traced(host: &Host, process: Pid, expressions: &[&str], during: impl FnOnce()) -> String {
+    let mut command = Command::new("strace");
+    command.arg("-o").arg(host.path("trace"));
+    command.args(["-p", &process.to_string()]);
+    for expression in expressions {
+        command.args(["-e", expression]);
+    }
+    let mut trace = Process::spawn(host, command);
+    trace.lines.wait("attached");
+    during();
+    // Otherwise the last one may be cut short.
+    wait_until(PATIENCE, "the last call to end", || proc::rests(process));
+    trace.signal(Signal::SIGINT);
+    trace.wait();
+    host.read("trace")
+}
+
+/// Datagrams that are each longer than the one before are no run, and leave in one call all the same.
+/// What a call does not take leaves behind it.
+#[test]
+#[ignore = "needs root"]
+fn unequal_datagrams_share_calls() {
+    let tunnel = Tunnel::plain(Lab::direct());
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let inner = tunnel.client.inner;
+    let child = proc::twins(tunnel.client.pid())[0];
+    let (sender, receiver) = sockets(client, server, inner.client4(), inner.server4());
+    let mut noise = Noise::new(15);
+    let datagrams: Vec<_> = (1..=40).map(|n| noise.bytes(10 * n)).collect();
+    let burst = || {
+        while_stopped(child, || {
+            for datagram in &datagrams {
+                sender.send(datagram).unwrap();
+            }
+        });
+        let mut received: Vec<Vec<u8>> = Vec::new();
+        let mut buffer = [0; 1000];
+        while received.last() != datagrams.last() {
+            let len = receiver.recv(&mut buffer).unwrap();
+            received.push(buffer[..len].to_vec());
+        }
+        received
+    };
+    // Who had one by one before does not look for more at first: there is a burst before the first
+    // one, and none of IPv6's own packets in between.
+    let device = client.tuns().remove(0);
+    client.sysctl(&format!("net/ipv6/conf/{device}/disable_ipv6"), "1");
+    burst();
+    for (injection, results, lost) in [
+        (Some("inject=sendmmsg:error=ENOSYS"), &["-1", "-1"][..], 0),
+        (None, &["32", "8"], 0),
+        (
+            Some("inject=sendmmsg:error=ENOBUFS:when=1"),
+            &["-1", "8"],
+            0,
+        ),
+        // That three have left is not true.
+        (
+            Some("inject=sendmmsg:retval=3:when=1"),
+            &["3", "29", "8"],
+            3,
+        ),
+    ] {
+        let mut received = Vec::new();
+        let expressions: Vec<_> = ["trace=sendmmsg"].into_iter().chain(injection).collect();
+        let calls = traced(client, child, &expressions, || received = burst());
+        let calls = calls.lines().filter(|line| line.starts_with("sendmmsg"));
+        let found = calls.filter_map(|call| call.rsplit_once(" = ")?.1.split(' ').next());
+        let found: Vec<_> = found.collect();
+        let (results, lost) = match offload_by_default() {
+            true => (results, lost),
+            false => (&[][..], 0),
+        };
+        assert_eq!(found, results, "{injection:?}");
+        assert!(received == datagrams[lost..], "{injection:?}");
+    }
+}
+
 /// Before Linux 6.9, which takes 128 segments in one call. What is lost on its way teaches nothing.
 #[test]
 #[ignore = "needs root"]
@@ -392,21 +482,13 @@ fn a_kernel_that_takes_64_segments_only() {
     let child = proc::twins(client.pid())[0];
     // How many segments each call has, of which the first is refused.
     let calls_of = |send: &mut dyn FnMut()| {
-        let mut command = Command::new("strace");
-        command.arg("-o").arg(host.path("trace"));
-        command.args(["-p", &child.to_string(), "-e", "trace=sendmsg"]);
-        command.args(["-e", "inject=sendmsg:error=EINVAL:when=1"]);
-        let mut trace = Process::spawn(host, command);
-        trace.lines.wait("attached");
-        send();
-        trace.signal(Signal::SIGINT);
-        trace.wait();
+        let options = ["trace=sendmsg", "inject=sendmsg:error=EINVAL:when=1"];
+        let calls = traced(host, child, &options, send);
         let count = |line: &str| {
             let (_, rest) = line.split_once("msg_iovlen=")?;
             let (count, _) = rest.split_once(',')?;
             count.parse::<u32>().ok().filter(|&count| count > 2)
         };
-        let calls = host.read("trace");
         calls.lines().filter_map(count).collect::<Vec<_>>()
     };
     let mut noise = Noise::new(14);

@@ -16,8 +16,8 @@ use std::io;
 use nix::errno::Errno;
 
 pub(crate) use self::descriptor::{
-    FdWords, attach_open_filter, bind, read_nowait, receive_from, receive_message, select,
-    send_message, send_to, set_option,
+    FdWords, RawMessage, attach_open_filter, bind, read_nowait, receive_from, receive_message,
+    select, send_messages, send_to, set_option,
 };
 pub use self::pages::Pages;
 pub(crate) use self::pages::map_pages;

@@ -1,4 +1,5 @@
-//! Datagrams to one peer that leave in one call: all of one length, but the last may be shorter.
+//! Datagrams to one peer that leave together: in runs of one length, of which the last may be
+//! shorter, and several runs in one call.
 
 use std::io::IoSlice;
 use std::ops::Range;
@@ -6,7 +7,7 @@ use std::ops::Range;
 use nix::errno::Errno;
 
 use crate::datapath::exit::Exit;
-use crate::io::socket::is_refusal;
+use crate::io::socket::{MAX_AT_ONCE, Message, is_refusal};
 use crate::wire::packet::HEADER_LEN;
 
 /// Pieces of memory in one call, of which a datagram is one or two.
@@ -41,7 +42,10 @@ pub(super) struct Batch {
     segments: Vec<Segment>,
     parts: usize,
     bytes: usize,
-    /// A shorter one was the last.
+    /// So many runs, and the last one: how long its first datagram is, in bytes, and whether it
+    /// ended with a shorter one.
+    runs: usize,
+    stride: usize,
     ended: bool,
     /// How many segments the kernel takes in one call, as far as is known.
     most: usize,
@@ -70,6 +74,8 @@ impl Batch {
             segments: Vec::with_capacity(MAX_PARTS),
             parts: 0,
             bytes: 0,
+            runs: 0,
+            stride: 0,
             ended: false,
             most: MAX_PARTS,
         }
@@ -94,18 +100,26 @@ impl Batch {
 
     /// Whether a datagram of this length can join.
     pub(crate) fn fits(&self, len: usize) -> bool {
-        self.segments.first().is_none_or(|first| {
-            !self.ended
-                && len <= first.len()
-                && self.parts + 2 <= MAX_PARTS
+        self.segments.is_empty()
+            || self.parts + 2 <= MAX_PARTS
                 && self.bytes + len <= MAX_BYTES
-        })
+                && (self.continues(len) || self.runs < MAX_AT_ONCE)
+    }
+
+    /// Whether it would be of the last run.
+    fn continues(&self, len: usize) -> bool {
+        !self.ended && len <= self.stride
     }
 
     /// Adds a datagram that fits.
     pub(crate) fn push(&mut self, segment: Segment) {
         let len = segment.len();
-        self.ended = self.segments.first().is_some_and(|first| len < first.len());
+        if self.continues(len) {
+            self.ended = len < self.stride;
+        } else {
+            self.runs += 1;
+            (self.stride, self.ended) = (len, false);
+        }
         self.parts += segment.count_parts();
         self.bytes += len;
         self.segments.push(segment);
@@ -114,13 +128,24 @@ impl Batch {
     /// Sends all datagrams, in one call if the path takes that, and is empty then.
     pub(crate) fn send(&mut self, buffers: Buffers<'_>, exit: &mut Exit<'_>) {
         let (mut left, mut most) = (self.segments.as_slice(), self.most);
+        let mut together = self.runs > 1 || self.stride > exit.target.longest_segment();
         // If a single one is lost as well it is the route, and nothing is learnt of the path.
         let mut single_lost = false;
         while let [first, rest @ ..] = left {
+            if together && !rest.is_empty() {
+                // What the call did not take tells by itself why.
+                let sent = send_together(left, most, buffers, exit);
+                (together, left) = (sent > 0, &left[sent..]);
+                continue;
+            }
             let len = first.len();
-            if !single_lost && !rest.is_empty() && exit.target.takes_segments(len) {
-                let (now, later) = left.split_at(left.len().min(most));
-                match send_at_once(now, buffers, len, exit) {
+            let run = match self.runs {
+                1 => left.len().min(most),
+                _ => run_len(left, most),
+            };
+            if !single_lost && run > 1 && exit.target.takes_segments(len) {
+                let (now, later) = left.split_at(run);
+                match send_at_once(now, buffers, exit) {
                     Ok(have_left) => {
                         left = later;
                         if have_left {
@@ -148,31 +173,83 @@ impl Batch {
         self.segments.clear();
         self.parts = 0;
         self.bytes = 0;
-        self.ended = false;
+        self.runs = 0;
+        (self.stride, self.ended) = (0, false);
     }
+}
+
+/// How many of the first are of one length, the last of which may be shorter: so many at most.
+fn run_len(segments: &[Segment], most: usize) -> usize {
+    let len = segments.first().map_or(0, Segment::len);
+    let equal = segments.iter().take_while(|next| next.len() == len).count();
+    let shorter = segments.get(equal).is_some_and(|next| next.len() < len);
+    most.min(equal + usize::from(shorter))
+}
+
+/// The runs of these segments, of so many datagrams at most. Those longer than this go by themselves.
+fn runs(
+    mut left: &[Segment],
+    longest: usize,
+    most: usize,
+) -> impl Iterator<Item = &[Segment]> + Clone {
+    std::iter::from_fn(move || {
+        let many = match left.first()?.len() <= longest {
+            true => run_len(left, most),
+            false => 1,
+        };
+        let run;
+        (run, left) = left.split_at(many);
+        Some(run)
+    })
+}
+
+/// Sends several runs in one call. Returns how many datagrams of the first have left.
+fn send_together(
+    segments: &[Segment],
+    most: usize,
+    buffers: Buffers<'_>,
+    exit: &mut Exit<'_>,
+) -> usize {
+    let runs = runs(segments, exit.target.longest_segment(), most);
+    let mut parts = [IoSlice::new(&[]); MAX_PARTS];
+    let mut parts = gather(segments, buffers, &mut parts);
+    let mut messages = [Message::default(); MAX_AT_ONCE];
+    let mut count = 0;
+    for (message, run) in messages.iter_mut().zip(runs.clone()) {
+        let of_run = run.iter().map(Segment::count_parts).sum();
+        (message.parts, parts) = parts.split_at(of_run);
+        message.segment = (run.len() > 1).then(|| stride(run));
+        count += 1;
+    }
+    let count = exit.socket.send_messages(&messages[..count], exit.target);
+    let mut sent = 0;
+    for run in runs.take(count) {
+        if run.len() > 1 {
+            exit.target.accept_segments(run[0].len());
+        }
+        for segment in run {
+            exit.count(segment.len());
+        }
+        sent += run.len();
+    }
+    sent
 }
 
 /// Whether they left. Fails if the same datagrams are to go by fewer, or singly.
 fn send_at_once(
     segments: &[Segment],
     buffers: Buffers<'_>,
-    len: usize,
     exit: &mut Exit<'_>,
 ) -> nix::Result<bool> {
     let mut parts = [IoSlice::new(&[]); MAX_PARTS];
-    let mut used = 0;
-    for segment in segments {
-        for part in segment.parts(buffers) {
-            parts[used] = IoSlice::new(part);
-            used += usize::from(!part.is_empty());
-        }
-    }
-    // At most MAX_BYTES.
-    let stride = u16::try_from(len).unwrap_or(u16::MAX);
-    let parts = &parts[..used];
-    match exit.socket.send_segments(parts, exit.target, stride) {
+    let stride = stride(segments);
+    let message = Message {
+        parts: gather(segments, buffers, &mut parts),
+        segment: Some(stride),
+    };
+    match exit.socket.send_message(&message, exit.target) {
         Ok(()) => {
-            exit.target.accept_segments(len);
+            exit.target.accept_segments(stride.into());
             for segment in segments {
                 exit.count(segment.len());
             }
@@ -188,14 +265,39 @@ fn send_at_once(
 
 /// Whether it left.
 fn send_one(segment: &Segment, buffers: Buffers<'_>, exit: &mut Exit<'_>) -> bool {
-    let parts = segment.parts(buffers).map(IoSlice::new);
-    let result = exit.socket.send_parts(&parts, exit.target);
+    let message = Message {
+        parts: &segment.parts(buffers).map(IoSlice::new),
+        segment: None,
+    };
+    let result = exit.socket.send_message(&message, exit.target);
     let left = result.is_ok();
     match result {
         Ok(()) => exit.count(segment.len()),
         Err(error) => exit.tally.lose(1, error),
     }
     left
+}
+
+/// The length that a run is cut by: that of its first datagram, at most MAX_BYTES.
+fn stride(run: &[Segment]) -> u16 {
+    let len = run.first().map_or(0, Segment::len);
+    u16::try_from(len).unwrap_or(u16::MAX)
+}
+
+/// Where the segments lie, piece by piece.
+fn gather<'a, 'b>(
+    segments: &[Segment],
+    buffers: Buffers<'a>,
+    parts: &'b mut [IoSlice<'a>; MAX_PARTS],
+) -> &'b [IoSlice<'a>] {
+    let mut used = 0;
+    for segment in segments {
+        for part in segment.parts(buffers) {
+            parts[used] = IoSlice::new(part);
+            used += usize::from(!part.is_empty());
+        }
+    }
+    &parts[..used]
 }
 
 #[cfg(test)]

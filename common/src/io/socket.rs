@@ -20,8 +20,8 @@ use crate::io::target::Target;
 use crate::io::unlisted::Unlisted;
 use crate::keyed::OVERHEAD;
 use crate::report::error::{Context, Result};
-use crate::sys;
 use crate::sys::address::RawAddress;
+use crate::sys::{self, RawMessage};
 
 /// Receive buffer, in bytes: room for all that comes while a busy processor is elsewhere for
 /// 10 ms. The default of 208 KiB loses bursts.
@@ -37,6 +37,9 @@ const SEND_BUFFER_LEN: usize = 512 << 10;
 /// Packets up to this length fit every path of IPv6, which is of 1280 bytes at least (RFC 8200, 5),
 /// with the headers of IPv6 and UDP and what a keyed link adds, which is more than a plain one does.
 const MAX_MTU_OF_ANY_PATH: usize = 1280 - 40 - 8 - OVERHEAD;
+
+/// So many leave in one call. What a call costs is small beside so many.
+pub(crate) const MAX_AT_ONCE: usize = 32;
 
 /// Flags of every call that is not to wait, which is every send.
 const NOWAIT: c_int = libc::MSG_DONTWAIT;
@@ -64,6 +67,24 @@ pub struct Bind {
 impl Bind {
     fn is_wildcard(&self) -> bool {
         self.address.is_none_or(|a| a.ip().is_unspecified())
+    }
+}
+
+/// A datagram to send, or a run of them.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Message<'a> {
+    /// What it is gathered from.
+    pub(crate) parts: &'a [IoSlice<'a>],
+    /// How long each datagram of a run is, in bytes; the last may be shorter.
+    pub(crate) segment: Option<u16>,
+}
+
+impl Message<'_> {
+    #[inline]
+    fn ask_for_segments(&self, control: &mut Control) {
+        if let Some(len) = self.segment {
+            control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
+        }
     }
 }
 
@@ -250,34 +271,43 @@ impl Socket {
     pub fn send(&self, datagram: &[u8], target: &Target) -> nix::Result<()> {
         match target.source {
             None => sys::send_to(self.fd.as_fd(), datagram, target.raw.as_bytes(), NOWAIT),
-            Some(_) => self.send_parts(&[IoSlice::new(datagram)], target),
+            Some(_) => {
+                let parts = [IoSlice::new(datagram)];
+                let message = Message {
+                    parts: &parts,
+                    segment: None,
+                };
+                self.send_message(&message, target)
+            }
         }
     }
 
-    /// The same of gathered parts.
-    pub(crate) fn send_parts(&self, parts: &[IoSlice<'_>], target: &Target) -> nix::Result<()> {
+    /// The same of a gathered datagram, or a run of them. Not all paths take a run, see
+    /// [`Target::takes_segments`].
+    pub(crate) fn send_message(&self, message: &Message<'_>, target: &Target) -> nix::Result<()> {
         self.unlisted
             .review(self.fd.as_fd(), target.source.as_ref());
-        match self.send_with(parts, target, &target.control) {
+        match self.send_with(message, target, &target.control) {
             Ok(()) => Ok(()),
-            Err(error) => self.send_otherwise(parts, target, None, error),
+            Err(error) => self.send_otherwise(message, target, error),
         }
     }
 
-    /// Sends the parts as datagrams of `len` bytes, the last of which may be shorter, in one
-    /// call. Not all paths can, see [`Target::takes_segments`].
-    pub(crate) fn send_segments(
-        &self,
-        parts: &[IoSlice<'_>],
-        target: &Target,
-        len: u16,
-    ) -> nix::Result<()> {
-        self.unlisted
-            .review(self.fd.as_fd(), target.source.as_ref());
-        match self.send_with(parts, target, &segmented(target.control, Some(len))) {
-            Ok(()) => Ok(()),
-            Err(error) => self.send_otherwise(parts, target, Some(len), error),
+    /// Sends several in one call, [`MAX_AT_ONCE`] at most. Returns how many of the first have left. The
+    /// next one is to be sent by itself then: that tells why it has not.
+    pub(crate) fn send_messages(&self, messages: &[Message<'_>], target: &Target) -> usize {
+        let fd = self.fd.as_fd();
+        self.unlisted.review(fd, target.source.as_ref());
+        let mut controls = [target.control; MAX_AT_ONCE];
+        for (control, message) in controls.iter_mut().zip(messages) {
+            message.ask_for_segments(control);
         }
+        let name = target.raw.as_bytes();
+        let raw = messages
+            .iter()
+            .zip(&controls)
+            .map(|(message, control)| RawMessage::new(message.parts, name, control.as_bytes()));
+        sys::send_messages::<MAX_AT_ONCE>(fd, raw, NOWAIT).unwrap_or_default()
     }
 
     /// Sends what did not leave from where the peer spoke to: from there all the same, if the kernel
@@ -285,17 +315,16 @@ impl Socket {
     #[cold]
     fn send_otherwise(
         &self,
-        parts: &[IoSlice<'_>],
+        message: &Message<'_>,
         target: &Target,
-        len: Option<u16>,
         error: Errno,
     ) -> nix::Result<()> {
-        let send = |control| self.send_with(parts, target, &segmented(control, len));
+        let send = |control| self.send_with(message, target, control);
         let (fd, source) = (self.fd.as_fd(), target.source.as_ref());
         let result = match error {
             Errno::EINVAL => {
                 let admitted = self.unlisted.admit(fd, source);
-                admitted.and_then(|()| send(target.control))
+                admitted.and_then(|()| send(&target.control))
             }
             error => Err(error),
         };
@@ -303,20 +332,30 @@ impl Socket {
             // There is no more room from elsewhere.
             Err(error) if is_congestion(error) => Err(error),
             // Refused segments may leave singly, and from where they should.
-            Err(error) if len.is_some() && is_refusal(error) => Err(error),
-            Err(_) if source.is_some() => send(Control::default()),
+            Err(error) if message.segment.is_some() && is_refusal(error) => Err(error),
+            Err(_) if source.is_some() => send(&Control::default()),
             sent => sent,
         }
     }
 
     fn send_with(
         &self,
-        parts: &[IoSlice<'_>],
+        message: &Message<'_>,
         target: &Target,
         control: &Control,
     ) -> nix::Result<()> {
-        let (fd, name) = (self.fd.as_fd(), target.raw.as_bytes());
-        sys::send_message(fd, parts, name, control.as_bytes(), NOWAIT)
+        let send = |control: &Control| {
+            let name = target.raw.as_bytes();
+            RawMessage::new(message.parts, name, control.as_bytes()).send(self.fd.as_fd(), NOWAIT)
+        };
+        match message.segment {
+            None => send(control),
+            Some(_) => {
+                let mut control = *control;
+                message.ask_for_segments(&mut control);
+                send(&control)
+            }
+        }
     }
 
     /// Lets `receive` wait for `limit` at most, 1 microsecond at least: 0 would mean for ever.
@@ -351,15 +390,6 @@ fn open(options: &Bind) -> nix::Result<(OwnedFd, bool)> {
         }
         result => Ok((result?, true)),
     }
-}
-
-/// Control messages, with one that asks for segments of this length if there is one.
-#[inline]
-fn segmented(mut control: Control, len: Option<u16>) -> Control {
-    if let Some(len) = len {
-        control.push(libc::SOL_UDP, libc::UDP_SEGMENT, &len.to_ne_bytes());
-    }
-    control
 }
 
 /// Length of each datagram in what was received (udp(7)): an `int`, and what can't be is no
@@ -428,8 +458,11 @@ mod tests {
             let (server, client) = (bind(server), bind(Some(client)));
             let to = SocketAddr::new(to.parse().expect("an address"), port(&server));
             client
-                .send_parts(
-                    &[IoSlice::new(b"in"), IoSlice::new(b"out")],
+                .send_message(
+                    &Message {
+                        parts: &[IoSlice::new(b"in"), IoSlice::new(b"out")],
+                        segment: None,
+                    },
                     &client.target(to, None),
                 )
                 .expect("loopback takes it");
@@ -483,15 +516,19 @@ mod tests {
         let to = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port(&server));
         let target = client.target(to, None);
         assert!(target.takes_segments(100));
+        let (run, one) = ([IoSlice::new(&[7; 250])], [IoSlice::new(&[8; 300])]);
+        let messages = [(&run, Some(100)), (&one, None), (&run, Some(200))]
+            .map(|(parts, segment)| Message { parts, segment });
         client
-            .send_segments(&[IoSlice::new(&[7; 250])], &target, 100)
+            .send_message(&messages[0], &target)
             .expect("loopback takes it");
+        assert_eq!(client.send_messages(&messages[1..], &target), 2);
         let mut lengths = Vec::new();
-        while lengths.iter().sum::<usize>() < 250 {
+        while lengths.iter().sum::<usize>() < 800 {
             let datagrams = receive(&server, 1000).expect("datagrams");
             lengths.extend(datagrams.ranges().map(|range| range.len()));
         }
-        assert_eq!(lengths, [100, 100, 50]);
+        assert_eq!(lengths, [100, 100, 50, 300, 200, 50]);
     }
 
     #[test]

@@ -71,7 +71,17 @@ impl Target {
     /// Whether datagrams of this length may leave as segments. What was refused is tried again
     /// after a while: paths change.
     pub(crate) fn takes_segments(&self, len: usize) -> bool {
-        len <= self.max_segment || self.refused.is_some_and(|at| at.elapsed() >= REFUSED_FOR)
+        len <= self.max_segment || len <= self.longest_segment()
+    }
+
+    /// The longest datagram that may, in bytes.
+    pub(crate) fn longest_segment(&self) -> usize {
+        let is_over = self.refused.is_some_and(|at| at.elapsed() >= REFUSED_FOR);
+        if is_over {
+            usize::MAX
+        } else {
+            self.max_segment
+        }
     }
 
     /// Segments of this length have left.

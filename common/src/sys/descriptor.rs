@@ -2,6 +2,8 @@
 
 use std::ffi::{c_int, c_long, c_ulong};
 use std::io::{self, IoSlice};
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
@@ -97,28 +99,59 @@ pub(crate) fn send_to(
     Errno::result(sent).map(drop)
 }
 
-/// `sendmsg(2)` of gathered parts to `name`, with control messages made beforehand.
-pub(crate) fn send_message(
-    fd: BorrowedFd<'_>,
-    parts: &[IoSlice<'_>],
-    name: &[u8],
-    control: &[u8],
-    flags: c_int,
-) -> nix::Result<()> {
-    let mut message = empty_message();
-    message.msg_name = name.as_ptr().cast_mut().cast();
-    message.msg_namelen = fit(name.len());
-    // IoSlice has the layout of iovec on Unix; std documents it.
-    message.msg_iov = parts.as_ptr().cast_mut().cast();
-    message.msg_iovlen = fit(parts.len());
-    if !control.is_empty() {
-        message.msg_control = control.as_ptr().cast_mut().cast();
-        message.msg_controllen = fit(control.len());
+/// What `sendmsg` is to send, with everything it points to.
+#[derive(Clone, Copy)]
+pub(crate) struct RawMessage<'a>(libc::msghdr, PhantomData<&'a [u8]>);
+
+impl<'a> RawMessage<'a> {
+    /// Gathered parts to `name`, with control messages made beforehand.
+    #[inline]
+    pub(crate) fn new(parts: &'a [IoSlice<'a>], name: &'a [u8], control: &'a [u8]) -> Self {
+        let mut message = empty_message();
+        message.msg_name = name.as_ptr().cast_mut().cast();
+        message.msg_namelen = fit(name.len());
+        // IoSlice has the layout of iovec on Unix; std documents it.
+        message.msg_iov = parts.as_ptr().cast_mut().cast();
+        message.msg_iovlen = fit(parts.len());
+        if !control.is_empty() {
+            message.msg_control = control.as_ptr().cast_mut().cast();
+            message.msg_controllen = fit(control.len());
+        }
+        Self(message, PhantomData)
     }
-    // SAFETY: every pointer in `message` is to a live buffer of the length given beside it, and
-    // sendmsg only reads from them.
-    let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const message, flags) };
-    Errno::result(sent).map(drop)
+
+    /// `sendmsg(2)`.
+    pub(crate) fn send(&self, fd: BorrowedFd<'_>, flags: c_int) -> nix::Result<()> {
+        // SAFETY: every pointer in the message is to a buffer of the length given beside it, which
+        // outlives the message, and sendmsg only reads from them.
+        let sent = unsafe { libc::sendmsg(fd.as_raw_fd(), &raw const self.0, flags) };
+        Errno::result(sent).map(drop)
+    }
+}
+
+/// `sendmmsg(2)`, of so many messages at most. Returns how many have left; fails if none has.
+///
+/// musl's function calls sendmsg for each on 64 bits, where its `msghdr` has padding that the kernel
+/// takes for the upper half of lengths. Here it is zero, so this is the bare call.
+pub(crate) fn send_messages<'a, const MOST: usize>(
+    fd: BorrowedFd<'_>,
+    messages: impl Iterator<Item = RawMessage<'a>>,
+    flags: c_int,
+) -> nix::Result<usize> {
+    let mut headers = [const { MaybeUninit::uninit() }; MOST];
+    let mut count: c_long = 0;
+    for (header, message) in headers.iter_mut().zip(messages) {
+        header.write(libc::mmsghdr {
+            msg_hdr: message.0,
+            msg_len: 0,
+        });
+        count += 1;
+    }
+    let (fd, flags): (c_long, c_long) = (fd.as_raw_fd().into(), flags.into());
+    // SAFETY: so many headers were written, and for their messages the same holds as for one; all
+    // that the kernel writes is how much of each was sent.
+    let sent = unsafe { libc::syscall(libc::SYS_sendmmsg, fd, headers.as_mut_ptr(), count, flags) };
+    Ok(fit(Errno::result(sent)?))
 }
 
 /// An `fd_set` (`<linux/posix_types.h>`).
