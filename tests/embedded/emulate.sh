@@ -19,7 +19,7 @@ traced='a_kernel_that_takes_64_segments_only a_name_of_the_other_family_is_asked
     a_wait_that_fails_has_a_line_and_is_tried_again before_linux_5_9_they_end_here_too
     a_signal_at_the_very_end_writes_to_nothing hup_and_usr1_during_the_set_up_end_nothing
     nothing_is_sent_before_there_are_random_numbers term_and_int_during_the_set_up_are_heeded_after_it
-    unequal_datagrams_share_calls'
+    unequal_datagrams_share_calls what_is_refused_costs_few_calls'
 # No library can be put before a static file.
 linked='a_child_that_ends_sends_what_it_has_read a_session_ends_after_half_an_hour
     a_session_is_renewed_without_loss no_clock_is_needed the_clock_is_set_back_and_forward

@@ -20,6 +20,9 @@ const _: () = assert!(SURE_SEGMENTS * SMALLEST + 40 + 8 <= 64 * SMALLEST);
 /// All segments together must fit one IPv4 packet: 65535 less its header and that of UDP.
 const MAX_BYTES: usize = 65_507;
 
+/// To prepare a call for several messages costs more than a call for each if they are fewer.
+const WORTH_A_CALL: usize = 3;
+
 /// One datagram, gathered from up to two places.
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
@@ -47,6 +50,8 @@ pub(super) struct Batch {
     runs: usize,
     stride: usize,
     ended: bool,
+    /// The longest datagram, in bytes.
+    longest: usize,
     /// How many segments the kernel takes in one call, as far as is known.
     most: usize,
 }
@@ -77,6 +82,7 @@ impl Batch {
             runs: 0,
             stride: 0,
             ended: false,
+            longest: 0,
             most: MAX_PARTS,
         }
     }
@@ -119,55 +125,34 @@ impl Batch {
         } else {
             self.runs += 1;
             (self.stride, self.ended) = (len, false);
+            self.longest = self.longest.max(len);
         }
         self.parts += segment.count_parts();
         self.bytes += len;
         self.segments.push(segment);
     }
 
-    /// Sends all datagrams, in one call if the path takes that, and is empty then.
+    /// Sends all datagrams, in as few calls as the path takes, and is empty then.
     pub(crate) fn send(&mut self, buffers: Buffers<'_>, exit: &mut Exit<'_>) {
-        let (mut left, mut most) = (self.segments.as_slice(), self.most);
-        let mut together = self.runs > 1 || self.stride > exit.target.longest_segment();
-        // If a single one is lost as well it is the route, and nothing is learnt of the path.
-        let mut single_lost = false;
-        while let [first, rest @ ..] = left {
-            if together && !rest.is_empty() {
-                // What the call did not take tells by itself why.
-                let sent = send_together(left, most, buffers, exit);
-                (together, left) = (sent > 0, &left[sent..]);
-                continue;
-            }
-            let len = first.len();
-            let run = match self.runs {
-                1 => left.len().min(most),
-                _ => run_len(left, most),
-            };
-            if !single_lost && run > 1 && exit.target.takes_segments(len) {
-                let (now, later) = left.split_at(run);
-                match send_at_once(now, buffers, exit) {
-                    Ok(have_left) => {
-                        left = later;
-                        if have_left {
-                            self.most = most;
-                        }
-                        continue;
-                    }
-                    // For their number, or for the path: the next call tells.
-                    Err(Errno::EINVAL) if now.len() > SURE_SEGMENTS => {
-                        most = SURE_SEGMENTS;
-                        continue;
-                    }
-                    Err(error) if exit.target.refuse_segments(len) => {
-                        exit.tally.gave_up = Some(error);
-                    }
-                    Err(_) => {}
+        let mut left = self.segments.as_slice();
+        let mut together = self.runs >= WORTH_A_CALL
+            || left.len() >= WORTH_A_CALL && !exit.target.takes_segments(self.longest);
+        while !left.is_empty() {
+            if together && left.len() >= WORTH_A_CALL {
+                let (sent, is_all) = send_together(left, self.most, buffers, exit);
+                left = &left[sent..];
+                if is_all {
+                    continue;
                 }
+                together = sent > 0;
             }
-            if !send_one(first, buffers, exit) {
-                single_lost = true;
-                exit.target.trust_segments();
-            }
+            // What a call did not take tells by itself why.
+            let run = match self.runs {
+                1 => left.len(),
+                _ => run_len(left, MAX_PARTS),
+            };
+            let (run, rest) = left.split_at(run);
+            send_run(run, &mut self.most, buffers, exit);
             left = rest;
         }
         self.segments.clear();
@@ -175,6 +160,44 @@ impl Batch {
         self.bytes = 0;
         self.runs = 0;
         (self.stride, self.ended) = (0, false);
+        self.longest = 0;
+    }
+}
+
+/// Sends one run, in one call if the path takes that. How many datagrams it takes in one is known so
+/// far, and learnt.
+fn send_run(mut left: &[Segment], known: &mut usize, buffers: Buffers<'_>, exit: &mut Exit<'_>) {
+    let mut most = *known;
+    // If a single one is lost as well it is the route, and nothing is learnt of the path.
+    let mut single_lost = false;
+    while let [first, rest @ ..] = left {
+        let len = first.len();
+        if !single_lost && !rest.is_empty() && exit.target.takes_segments(len) {
+            let (now, later) = left.split_at(left.len().min(most));
+            match send_at_once(now, buffers, exit) {
+                Ok(have_left) => {
+                    left = later;
+                    if have_left {
+                        *known = most;
+                    }
+                    continue;
+                }
+                // For their number, or for the path: the next call tells.
+                Err(Errno::EINVAL) if now.len() > SURE_SEGMENTS => {
+                    most = SURE_SEGMENTS;
+                    continue;
+                }
+                Err(error) if exit.target.refuse_segments(len) => {
+                    exit.tally.gave_up = Some(error);
+                }
+                Err(_) => {}
+            }
+        }
+        if !send_one(first, buffers, exit) {
+            single_lost = true;
+            exit.target.trust_segments();
+        }
+        left = rest;
     }
 }
 
@@ -203,13 +226,14 @@ fn runs(
     })
 }
 
-/// Sends several runs in one call. Returns how many datagrams of the first have left.
+/// Sends several runs in one call. Returns how many datagrams of the first have left, and whether
+/// those are all that the call had.
 fn send_together(
     segments: &[Segment],
     most: usize,
     buffers: Buffers<'_>,
     exit: &mut Exit<'_>,
-) -> usize {
+) -> (usize, bool) {
     let runs = runs(segments, exit.target.longest_segment(), most);
     let mut parts = [IoSlice::new(&[]); MAX_PARTS];
     let mut parts = gather(segments, buffers, &mut parts);
@@ -221,9 +245,9 @@ fn send_together(
         message.segment = (run.len() > 1).then(|| stride(run));
         count += 1;
     }
-    let count = exit.socket.send_messages(&messages[..count], exit.target);
+    let gone = exit.socket.send_messages(&messages[..count], exit.target);
     let mut sent = 0;
-    for run in runs.take(count) {
+    for run in runs.take(gone) {
         if run.len() > 1 {
             exit.target.accept_segments(run[0].len());
         }
@@ -232,7 +256,7 @@ fn send_together(
         }
         sent += run.len();
     }
-    sent
+    (sent, gone == count)
 }
 
 /// Whether they left. Fails if the same datagrams are to go by fewer, or singly.

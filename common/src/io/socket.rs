@@ -1,6 +1,7 @@
 //! The UDP socket: set-up, connectionless I/O, errno policy.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -298,15 +299,19 @@ impl Socket {
     pub(crate) fn send_messages(&self, messages: &[Message<'_>], target: &Target) -> usize {
         let fd = self.fd.as_fd();
         self.unlisted.review(fd, target.source.as_ref());
-        let mut controls = [target.control; MAX_AT_ONCE];
-        for (control, message) in controls.iter_mut().zip(messages) {
-            message.ask_for_segments(control);
-        }
         let name = target.raw.as_bytes();
-        let raw = messages
-            .iter()
-            .zip(&controls)
-            .map(|(message, control)| RawMessage::new(message.parts, name, control.as_bytes()));
+        let mut controls = [const { MaybeUninit::uninit() }; MAX_AT_ONCE];
+        let raw = messages.iter().zip(&mut controls).map(|(message, room)| {
+            let control = match message.segment {
+                None => &target.control,
+                Some(_) => {
+                    let control = room.write(target.control);
+                    message.ask_for_segments(control);
+                    control
+                }
+            };
+            RawMessage::new(message.parts, name, control.as_bytes())
+        });
         sys::send_messages::<MAX_AT_ONCE>(fd, raw, NOWAIT).unwrap_or_default()
     }
 

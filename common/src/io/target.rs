@@ -28,8 +28,8 @@ pub struct Target {
     max_segment: usize,
     /// When a longer one was refused; never if the kernel has no segments.
     refused: Option<Instant>,
-    /// Whether the last ones were refused, for the first time.
-    doubted: bool,
+    /// The length of those that were refused for the first time, in bytes, until some of it leave.
+    doubted: usize,
 }
 
 impl Target {
@@ -51,7 +51,7 @@ impl Target {
             control,
             max_segment: if segments { usize::MAX } else { 0 },
             refused: None,
-            doubted: false,
+            doubted: 0,
         }
     }
 
@@ -87,12 +87,14 @@ impl Target {
     /// Segments of this length have left.
     pub(crate) fn accept_segments(&mut self, len: usize) {
         self.max_segment = self.max_segment.max(len);
-        self.doubted = false;
+        if len >= self.doubted {
+            self.doubted = 0;
+        }
     }
 
     /// A datagram of its own was lost as well: it is the route that refuses.
     pub(crate) fn trust_segments(&mut self) {
-        self.doubted = false;
+        self.doubted = 0;
     }
 
     /// Segments of this length were refused. The second time, with single ones that left in
@@ -100,10 +102,11 @@ impl Target {
     /// MTU is smaller and for a device that can't do it at all: a short segment tells them apart.
     /// Returns whether that is news.
     pub(crate) fn refuse_segments(&mut self, len: usize) -> bool {
-        if !std::mem::replace(&mut self.doubted, true) {
+        if self.doubted == 0 {
+            self.doubted = len;
             return false;
         }
-        self.doubted = false;
+        self.doubted = 0;
         let is_news = len <= self.max_segment;
         self.refused = Some(Instant::now());
         if is_news {
@@ -197,6 +200,8 @@ mod tests {
         assert!(!target.refuse_segments(1428), "nor once again");
         target.accept_segments(1428);
         assert!(!target.refuse_segments(1428) && target.takes_segments(1428));
+        // Shorter ones say nothing of it.
+        target.accept_segments(100);
         assert!(target.refuse_segments(1428), "news");
         assert!(target.takes_segments(1427) && !target.takes_segments(1428));
         assert!(!target.refuse_segments(100) && target.refuse_segments(100));
