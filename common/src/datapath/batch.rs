@@ -289,11 +289,8 @@ fn send_at_once(
 
 /// Whether it left.
 fn send_one(segment: &Segment, buffers: Buffers<'_>, exit: &mut Exit<'_>) -> bool {
-    let message = Message {
-        parts: &segment.parts(buffers).map(IoSlice::new),
-        segment: None,
-    };
-    let result = exit.socket.send_message(&message, exit.target);
+    let parts = segment.parts(buffers).map(IoSlice::new);
+    let result = exit.socket.send_parts(&parts, exit.target);
     let left = result.is_ok();
     match result {
         Ok(()) => exit.count(segment.len()),

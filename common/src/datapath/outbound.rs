@@ -310,6 +310,9 @@ impl Outbound {
     }
 
     fn send(&mut self, exit: &mut Exit<'_>) {
+        if self.batch.bytes() == 0 {
+            return;
+        }
         let buffers = Buffers {
             heads: &self.heads,
             bodies: &self.data,

@@ -272,19 +272,20 @@ impl Socket {
     pub fn send(&self, datagram: &[u8], target: &Target) -> nix::Result<()> {
         match target.source {
             None => sys::send_to(self.fd.as_fd(), datagram, target.raw.as_bytes(), NOWAIT),
-            Some(_) => {
-                let parts = [IoSlice::new(datagram)];
-                let message = Message {
-                    parts: &parts,
-                    segment: None,
-                };
-                self.send_message(&message, target)
-            }
+            Some(_) => self.send_parts(&[IoSlice::new(datagram)], target),
         }
     }
 
-    /// The same of a gathered datagram, or a run of them. Not all paths take a run, see
+    /// The same of gathered parts. By itself: without a source there is no need for all its room.
+    #[inline(never)]
+    pub(crate) fn send_parts(&self, parts: &[IoSlice<'_>], target: &Target) -> nix::Result<()> {
+        let segment = None;
+        self.send_message(&Message { parts, segment }, target)
+    }
+
+    /// The same of a message, which may be a run. Not all paths take a run, see
     /// [`Target::takes_segments`].
+    #[inline(always)]
     pub(crate) fn send_message(&self, message: &Message<'_>, target: &Target) -> nix::Result<()> {
         self.unlisted
             .review(self.fd.as_fd(), target.source.as_ref());
@@ -343,24 +344,24 @@ impl Socket {
         }
     }
 
+    #[inline(always)]
     fn send_with(
         &self,
         message: &Message<'_>,
         target: &Target,
         control: &Control,
     ) -> nix::Result<()> {
-        let send = |control: &Control| {
-            let name = target.raw.as_bytes();
-            RawMessage::new(message.parts, name, control.as_bytes()).send(self.fd.as_fd(), NOWAIT)
-        };
-        match message.segment {
-            None => send(control),
+        let mut longer;
+        let control = match message.segment {
+            None => control,
             Some(_) => {
-                let mut control = *control;
-                message.ask_for_segments(&mut control);
-                send(&control)
+                longer = *control;
+                message.ask_for_segments(&mut longer);
+                &longer
             }
-        }
+        };
+        let name = target.raw.as_bytes();
+        RawMessage::new(message.parts, name, control.as_bytes()).send(self.fd.as_fd(), NOWAIT)
     }
 
     /// Lets `receive` wait for `limit` at most, 1 microsecond at least: 0 would mean for ever.
@@ -463,11 +464,8 @@ mod tests {
             let (server, client) = (bind(server), bind(Some(client)));
             let to = SocketAddr::new(to.parse().expect("an address"), port(&server));
             client
-                .send_message(
-                    &Message {
-                        parts: &[IoSlice::new(b"in"), IoSlice::new(b"out")],
-                        segment: None,
-                    },
+                .send_parts(
+                    &[IoSlice::new(b"in"), IoSlice::new(b"out")],
                     &client.target(to, None),
                 )
                 .expect("loopback takes it");

@@ -105,7 +105,7 @@ pub(crate) struct RawMessage<'a>(libc::msghdr, PhantomData<&'a [u8]>);
 
 impl<'a> RawMessage<'a> {
     /// Gathered parts to `name`, with control messages made beforehand.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(parts: &'a [IoSlice<'a>], name: &'a [u8], control: &'a [u8]) -> Self {
         let mut message = empty_message();
         message.msg_name = name.as_ptr().cast_mut().cast();
@@ -121,6 +121,7 @@ impl<'a> RawMessage<'a> {
     }
 
     /// `sendmsg(2)`.
+    #[inline(always)]
     pub(crate) fn send(&self, fd: BorrowedFd<'_>, flags: c_int) -> nix::Result<()> {
         // SAFETY: every pointer in the message is to a buffer of the length given beside it, which
         // outlives the message, and sendmsg only reads from them.
