@@ -113,7 +113,7 @@ impl Batch {
     }
 
     /// Whether it would be of the last run.
-    fn continues(&self, len: usize) -> bool {
+    pub(super) fn continues(&self, len: usize) -> bool {
         !self.ended && len <= self.stride
     }
 

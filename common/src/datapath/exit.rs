@@ -46,7 +46,7 @@ impl Exit<'_> {
 
 impl Wrap<'_> {
     /// What a datagram has more than the packet in it, in bytes.
-    fn overhead(&self) -> usize {
+    pub(super) fn overhead(&self) -> usize {
         match self {
             Self::Keyed(_) => keyed::OVERHEAD,
             Self::Plain | Self::Shut => HEADER_LEN,

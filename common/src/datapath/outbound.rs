@@ -204,6 +204,9 @@ impl Outbound {
             exit.send(&self.data[body]);
             return Some(());
         }
+        if matches!(exit.wrap, Wrap::Keyed(_)) {
+            self.hurry(body.len(), exit);
+        }
         self.make_room(0, body.len(), exit);
         self.batch.push(Segment { head: 0..0, body });
         Some(())
@@ -234,6 +237,8 @@ impl Outbound {
     ) -> Option<()> {
         let whole = SuperPacket::new(&self.data[at.clone()], header).ok()?;
         let is_udp = header.gso == GsoType::Udp;
+        let first_len = exit.wrap.overhead() + whole.header_len() + whole.payload(0).len();
+        self.hurry(first_len, exit);
         if !matches!(exit.wrap, Wrap::Plain) {
             return self.add_keyed(at, &whole, is_udp, exit);
         }
@@ -294,6 +299,14 @@ impl Outbound {
             });
         }
         Some(())
+    }
+
+    /// Sends what has gathered before a super-packet is cut or after a packet was sealed, which takes
+    /// a while, unless a datagram of this length is of one run with it.
+    fn hurry(&mut self, len: usize, exit: &mut Exit<'_>) {
+        if !self.batch.continues(len) {
+            self.send(exit);
+        }
     }
 
     /// Sends what has gathered if a datagram of these lengths, of which the first is that of a
