@@ -301,8 +301,8 @@ impl Outbound {
         Some(())
     }
 
-    /// Sends what has gathered before a super-packet is cut or after a packet was sealed, which takes
-    /// a while, unless a datagram of this length is of one run with it.
+    /// Sends what has gathered, unless a datagram of this length is of one run with it: to cut a
+    /// super-packet, or to seal the next packets, takes longer than a call.
     fn hurry(&mut self, len: usize, exit: &mut Exit<'_>) {
         if !self.batch.continues(len) {
             self.send(exit);

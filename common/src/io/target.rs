@@ -28,7 +28,7 @@ pub struct Target {
     max_segment: usize,
     /// When a longer one was refused; never if the kernel has no segments.
     refused: Option<Instant>,
-    /// The length of those that were refused for the first time, in bytes, until some of it leave.
+    /// How long those were that were refused once, in bytes; 0 if some as long have left since.
     doubted: usize,
 }
 
