@@ -105,11 +105,12 @@ impl Guest {
             // A router without a clock starts in 1970.
             .args(["-rtc", "base=1970-01-01T00:00:00"])
             .args(["-m", &machine.memory.to_string()])
-            // A kernel for MIPS that moves itself to a random place does so without a look at where
-            // qemu put the initramfs, and one start in five runs into it.
+            // loglevel: what drivers report would stand amid what commands print.
+            // nokaslr: a kernel for MIPS that moves itself to a random place does so without a look at
+            // where qemu put the initramfs, and one start in five runs into it.
             .args([
                 "-append",
-                &format!("console={} panic=-1 quiet nokaslr", machine.console),
+                &format!("console={} panic=-1 loglevel=1 nokaslr", machine.console),
             ])
             .arg("-kernel")
             .arg(directory.join("kernel"))
