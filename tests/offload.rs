@@ -333,6 +333,15 @@ fn while_stopped(reader: Pid, send: impl FnOnce()) {
     kill(reader, Signal::SIGCONT).unwrap();
 }
 
+/// These datagrams wait together for this process.
+fn send_at_once(reader: Pid, sender: &UdpSocket, datagrams: &[Vec<u8>]) {
+    while_stopped(reader, || {
+        for datagram in datagrams {
+            sender.send(datagram).unwrap();
+        }
+    });
+}
+
 #[test]
 #[ignore = "needs root"]
 fn datagrams_of_equal_and_mixed_sizes_that_wait_together() {
@@ -363,11 +372,7 @@ fn datagrams_of_equal_and_mixed_sizes_that_wait_together() {
             let run = usize::try_from(1 + noise.number() % 9).unwrap();
             datagrams.extend((0..run).map(|_| noise.bytes(size)));
         }
-        while_stopped(reader, || {
-            for datagram in &datagrams {
-                sender.send(datagram).unwrap();
-            }
-        });
+        send_at_once(reader, &sender, &datagrams);
         expect(&receiver, &datagrams);
         let calls = std::iter::from_fn(|| sniffer.packet()).count();
         if offload_by_default() {
@@ -395,6 +400,14 @@ fn traced(host: &Host, process: Pid, expressions: &[&str], during: impl FnOnce()
     host.read("trace")
 }
 
+/// The process that reads what the client's host sends, and sockets to send it and to receive it.
+fn upload(tunnel: &Tunnel) -> (Pid, UdpSocket, UdpSocket) {
+    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
+    let inner = tunnel.client.inner;
+    let (sender, receiver) = sockets(client, server, inner.client4(), inner.server4());
+    (proc::twins(tunnel.client.pid())[0], sender, receiver)
+}
+
 /// What each of these calls returned.
 fn results(calls: &str) -> Vec<&str> {
     let calls = calls.lines().filter(|line| line.starts_with("send"));
@@ -408,18 +421,12 @@ fn results(calls: &str) -> Vec<&str> {
 #[ignore = "needs root"]
 fn unequal_datagrams_share_calls() {
     let tunnel = Tunnel::plain(Lab::direct());
-    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
-    let inner = tunnel.client.inner;
-    let child = proc::twins(tunnel.client.pid())[0];
-    let (sender, receiver) = sockets(client, server, inner.client4(), inner.server4());
+    let client = tunnel.lab.client();
+    let (child, sender, receiver) = upload(&tunnel);
     let mut noise = Noise::new(15);
     let datagrams: Vec<_> = (1..=40).map(|n| noise.bytes(10 * n)).collect();
     let burst = || {
-        while_stopped(child, || {
-            for datagram in &datagrams {
-                sender.send(datagram).unwrap();
-            }
-        });
+        send_at_once(child, &sender, &datagrams);
         let mut received: Vec<Vec<u8>> = Vec::new();
         let mut buffer = [0; 1000];
         while received.last() != datagrams.last() {
@@ -466,17 +473,11 @@ fn unequal_datagrams_share_calls() {
 #[ignore = "needs root"]
 fn what_is_refused_costs_few_calls() {
     let tunnel = Tunnel::plain(Lab::direct());
-    let (server, client) = (&tunnel.lab.server, tunnel.lab.client());
-    let inner = tunnel.client.inner;
-    let child = proc::twins(tunnel.client.pid())[0];
-    let (sender, receiver) = sockets(client, server, inner.client4(), inner.server4());
+    let client = tunnel.lab.client();
+    let (child, sender, receiver) = upload(&tunnel);
     let calls_of = |datagrams: &[Vec<u8>], expected: &[Vec<u8>]| {
         let calls = traced(client, child, &["trace=sendmsg,sendmmsg"], || {
-            while_stopped(child, || {
-                for datagram in datagrams {
-                    sender.send(datagram).unwrap();
-                }
-            });
+            send_at_once(child, &sender, datagrams);
             expect(&receiver, expected);
         });
         results(&calls)

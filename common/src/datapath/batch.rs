@@ -249,7 +249,7 @@ fn send_together(
     let mut sent = 0;
     for run in runs.take(gone) {
         if run.len() > 1 {
-            exit.target.accept_segments(run[0].len());
+            exit.target.accept_segments(stride(run).into());
         }
         for segment in run {
             exit.count(segment.len());

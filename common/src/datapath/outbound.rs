@@ -205,7 +205,7 @@ impl Outbound {
             return Some(());
         }
         if matches!(exit.wrap, Wrap::Keyed(_)) {
-            self.hurry(body.len(), exit);
+            self.send_unless_joined(body.len(), exit);
         }
         self.make_room(0, body.len(), exit);
         self.batch.push(Segment { head: 0..0, body });
@@ -238,7 +238,7 @@ impl Outbound {
         let whole = SuperPacket::new(&self.data[at.clone()], header).ok()?;
         let is_udp = header.gso == GsoType::Udp;
         let first_len = exit.wrap.overhead() + whole.header_len() + whole.payload(0).len();
-        self.hurry(first_len, exit);
+        self.send_unless_joined(first_len, exit);
         if !matches!(exit.wrap, Wrap::Plain) {
             return self.add_keyed(at, &whole, is_udp, exit);
         }
@@ -303,7 +303,7 @@ impl Outbound {
 
     /// Sends what has gathered, unless a datagram of this length is of one run with it: to cut a
     /// super-packet, or to seal the next packets, takes longer than a call.
-    fn hurry(&mut self, len: usize, exit: &mut Exit<'_>) {
+    fn send_unless_joined(&mut self, len: usize, exit: &mut Exit<'_>) {
         if !self.batch.continues(len) {
             self.send(exit);
         }
