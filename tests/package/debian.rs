@@ -10,7 +10,7 @@ use support::host::Host;
 use support::proc;
 use support::process::Process;
 use support::tree::{example, root};
-use support::wait::{PATIENCE, wait_until};
+use support::wait::{PATIENCE, wait_for, wait_until};
 
 /// Not ours: dpkg's and systemd's own files, and what is only a cache.
 const OTHERS: [&str; 5] = [
@@ -70,11 +70,7 @@ impl Debian {
         command.args([&mounts, "unshare", "-m", "sh", "-c", &script]);
         command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1");
         command.env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network");
-        let container = Process::spawn(&self.host, command);
-        wait_until(PATIENCE, "systemd", || {
-            !proc::children(container.pid()).is_empty()
-        });
-        self.container = Some(container);
+        self.container = Some(Process::spawn(&self.host, command));
         wait_until(PATIENCE, "the end of the boot", || {
             matches!(
                 &*self.status("systemctl is-system-running"),
@@ -93,7 +89,10 @@ impl Debian {
                 command
             }
             Some(container) => {
-                let init = proc::children(container.pid())[0];
+                // nspawn's child ends once it has started systemd, which takes its place.
+                let init = wait_for(PATIENCE, "systemd", || {
+                    proc::children(container.pid()).first().copied()
+                });
                 let mut command = Command::new("nsenter");
                 command.args(["-a", "-t", &init.to_string()]);
                 command
