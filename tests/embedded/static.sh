@@ -24,6 +24,7 @@ fi
 export RUSTC=/usr/bin/rustc CARGO=/usr/bin/cargo
 PATH=$(zig_tools)/bin:/usr/bin:/bin
 export PATH
+unset CARGO_TARGET_DIR
 # Building the standard library along is not stable yet; our own code needs nothing that isn't.
 export RUSTC_BOOTSTRAP=1
 # link-self-contained: rustc looks for a musl of its own; zig has one.
@@ -34,31 +35,28 @@ flags="$flags --cfg curve25519_dalek_backend=\"serial\""
 # A panic is a bug and ends the program in any case; its message costs 60 KB, and what unwinding
 # would read 25 KB.
 lean="-Zunstable-options -Cpanic=immediate-abort -Cforce-unwind-tables=no"
-lean="$lean -Clink-arg=-Wl,-T,$root/tests/embedded/lean.ld"
 
-# build TARGET OPTION...
+# build DIRECTORY OPTION...: for the target. An option, since what a compiler cache knows of the
+# environment is not to differ from checkout to checkout.
 build() {
-    target=$1
-    shift
-    cargo-zigbuild zigbuild --locked --manifest-path "$root/Cargo.toml" --target "$target" "$@"
+    cargo-zigbuild zigbuild --locked --manifest-path "$root/Cargo.toml" --target "$target" \
+        --target-dir "$@"
 }
 
 for target; do
-    export CARGO_TARGET_DIR="$static/build"
-    RUSTFLAGS="$flags $lean" build "$target" --release -p jtunneld -p jtunnel-client \
+    RUSTFLAGS="$flags $lean" build "$static/build" --release -p jtunneld -p jtunnel-client \
         -Zbuild-std=std,panic_abort -Zbuild-std-features=optimize_for_size
     mkdir -p "$static/$target"
     for program in jtunneld jtunnel-client; do
         # .pdr: a table for debuggers of MIPS, 70 KB that rustc leaves in.
         "$(strip_of "$target")" -s -R .pdr -R .comment \
-            -o "$static/$target/$program" "$CARGO_TARGET_DIR/$target/release/$program"
+            -o "$static/$target/$program" "$static/build/$target/release/$program"
     done
 
     [ -n "$tests" ] || continue
-    export CARGO_TARGET_DIR="$static/build-tests"
-    made=$CARGO_TARGET_DIR/$target/measure/deps
+    made=$static/build-tests/$target/measure/deps
     rm -rf "$made"/common-* "$made"/jtunnel*
-    RUSTFLAGS=$flags build "$target" --profile measure --tests \
+    RUSTFLAGS=$flags build "$static/build-tests" --profile measure --tests \
         -p jtunnel-common -p jtunneld -p jtunnel-client -Zbuild-std=std,panic_unwind,test
     rm -rf "$static/$target/unit-tests"
     mkdir "$static/$target/unit-tests"

@@ -54,6 +54,7 @@ fn main() -> ExitCode {
     let words: Vec<_> = std::env::args().skip(1).collect();
     let [dynamic, statics, unstripped] = [0, 1, 2].map(|n| std::path::absolute(&words[n]).unwrap());
     let mut figures = sizes(&dynamic, &statics);
+    figures.extend(code(&dynamic));
     contents(&unstripped);
     needs(&dynamic, &statics);
     memories(&dynamic, &statics);
@@ -127,6 +128,35 @@ fn sizes(dynamic: &Path, statics: &Path) -> Vec<Figure> {
         }
     }
     figures
+}
+
+/// What common/link/panic.ld puts apart is not in memory, so what it leaves has a figure.
+fn code(dynamic: &Path) -> Vec<Figure> {
+    println!("\n| code, bytes, x86-64, dynamic | apart, for a panic | all other |");
+    println!("| --- | ---: | ---: |");
+    let figures = PROGRAMS.map(|program| {
+        let file = dynamic.join(program);
+        let output = Command::new("size").arg("-Ad").arg(file).output();
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        let (mut apart, mut other) = (0_u64, 0);
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            let (Some(section), Some(size)) = (words.next(), words.next()) else {
+                continue;
+            };
+            if section == ".text.panic" {
+                apart = size.parse().unwrap();
+            } else if section.starts_with(".text") {
+                other += size.parse::<u64>().unwrap();
+            }
+        }
+        println!("| {program} | {apart} | {other} |");
+        (
+            format!("bytes of code of {program} but for a panic's"),
+            other,
+        )
+    });
+    figures.into()
 }
 
 fn contents(unstripped: &Path) {
