@@ -7,7 +7,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml")
 
 usage() {
-    echo "usage: tests/require.sh build|check|demo|bench|lint|static|emulate|boot|boot-be|size|archive|deb|deb-test ..." >&2
+    echo "usage: tests/require.sh build|check|demo|bench|lint|static|emulate|boot|boot-be|size|archive|deb|deb-test|cache ..." >&2
     exit 100
 }
 
@@ -27,6 +27,7 @@ needs() {
     size) echo qemu-mipsel qemu-x86_64 ;;
     archive) echo git mandoc sha256sum ;;
     deb) echo dpkg-shlibdeps lintian ;;
+    cache) echo sccache chrt ;;
     deb-test) echo root tun debootstrap ip nsenter ping systemd-nspawn ;;
     *) usage ;;
     esac
