@@ -4,6 +4,7 @@ use std::env::var;
 
 fn main() {
     println!("cargo::rerun-if-changed=../common/link");
+    // It says both: abort,immediate-abort.
     let abort = var("CARGO_CFG_PANIC").is_ok_and(|panic| panic.contains("immediate-abort"));
     let script = if abort { "lean.ld" } else { "panic.ld" };
     let package = var("CARGO_MANIFEST_DIR").expect("cargo names the package's directory");

@@ -24,6 +24,7 @@ fi
 export RUSTC=/usr/bin/rustc CARGO=/usr/bin/cargo
 PATH=$(zig_tools)/bin:/usr/bin:/bin
 export PATH
+# A compiler cache takes the environment for a part of the input: it names no directory of ours.
 unset CARGO_TARGET_DIR
 # Building the standard library along is not stable yet; our own code needs nothing that isn't.
 export RUSTC_BOOTSTRAP=1
@@ -33,14 +34,15 @@ flags="-C target-feature=+crt-static -C relocation-model=static -C link-self-con
 flags="$flags --cfg chacha20_backend=\"soft\" --cfg poly1305_backend=\"soft\""
 flags="$flags --cfg curve25519_dalek_backend=\"serial\""
 # A panic is a bug and ends the program in any case; its message costs 60 KB, and what unwinding
-# would read 25 KB.
+# would read 25 KB (the rest of that is left out by common/link).
 lean="-Zunstable-options -Cpanic=immediate-abort -Cforce-unwind-tables=no"
 
-# build DIRECTORY OPTION...: for the target. An option, since what a compiler cache knows of the
-# environment is not to differ from checkout to checkout.
+# build DIRECTORY OPTION...: for the target.
 build() {
-    cargo-zigbuild zigbuild --locked --manifest-path "$root/Cargo.toml" --target "$target" \
-        --target-dir "$@"
+    directory=$1
+    shift
+    cargo-zigbuild zigbuild --locked --manifest-path "$root/Cargo.toml" --target-dir "$directory" \
+        --target "$target" "$@"
 }
 
 for target; do
